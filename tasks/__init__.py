@@ -1,0 +1,1 @@
+"""Prefect tasks: one thin wrapper around each step of the library."""
