@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from layout import blob_path, first_image
+
 CONFIG = """\
 version: 0.1
 log: {{level: error}}
@@ -38,14 +40,12 @@ class Registry:
 
     def push_layout(self, layout: Path, repository: str) -> str:
         """Copy the first image of an OCI layout directory as ``repository:latest``; return the reference."""
-        index = json.loads((layout / "index.json").read_bytes())
-        descriptor = index["manifests"][0]
-        manifest = layout_blob(layout, descriptor["digest"]).read_bytes()
-        image = json.loads(manifest)
+        descriptor, image = first_image(layout)
         for blob in (image["config"], *image["layers"]):
-            with layout_blob(layout, blob["digest"]).open("rb") as content:
+            with blob_path(layout, blob["digest"]).open("rb") as content:
                 self._push_blob(repository, blob, content)
         headers = {"Content-Type": descriptor["mediaType"]}
+        manifest = blob_path(layout, descriptor["digest"]).read_bytes()
         self._request("PUT", f"/v2/{repository}/manifests/latest", manifest, headers).close()
         return f"{self.address}/{repository}:latest"
 
@@ -94,11 +94,6 @@ class Registry:
             kind = next((kind for kind in ("blobs", "manifests", "referrers") if f"/{kind}/" in path), "other")
             found[f"{method} {kind}"] += 1
         return found
-
-
-def layout_blob(layout: Path, digest: str) -> Path:
-    """Where an OCI layout directory keeps ``digest``."""
-    return layout / "blobs" / digest.replace(":", "/")
 
 
 @contextmanager

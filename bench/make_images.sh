@@ -32,7 +32,7 @@ layer() {
 finish() {
     umoci gc --layout "$out/$name"
     rm -rf "$bundle"
-    python3 "$here/describe_image.py" "$out/$name" | tee -a "$out/READY"
+    python3 "$here/layout.py" "$out/$name" | tee -a "$out/READY"
 }
 
 # Debian itself, bootstrapped once for both large images.

@@ -2,10 +2,7 @@
 
 import re
 import zlib
-from base64 import b64decode
-from binascii import Error as Base64Error
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes
 
 from nydusify.errors import FormatError
 from nydusify.rafs.spec import MAX_NAME, MAX_XATTR_VALUE
@@ -17,6 +14,7 @@ MAX_EXTENSION = 1 << 20
 _OCTAL = re.compile(rb"[0-7]+\Z")
 _DECIMAL = re.compile(rb"[0-9]+\Z")
 _TIME = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]*))?\Z")
+_XATTR = b"SCHILY.xattr."
 _XATTR_NAMESPACES = (b"user.", b"security.", b"trusted.")
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
@@ -93,15 +91,8 @@ def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def pax_xattrs(pax: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """Extended attributes from ``SCHILY.xattr.`` and ``LIBARCHIVE.xattr.`` records; the former win."""
-    found: dict[bytes, bytes] = {}
-    for key, value in pax.items():
-        if key.startswith(b"LIBARCHIVE.xattr."):
-            try:
-                found[unquote_to_bytes(key[17:])] = b64decode(value + b"=" * (-len(value) % 4), validate=True)
-            except Base64Error as error:
-                raise FormatError(f"tar: {key[:80]!r} is not base64") from error
-    found |= {key[13:]: value for key, value in pax.items() if key.startswith(b"SCHILY.xattr.")}
+    """Extended attributes from ``SCHILY.xattr.`` records; like containerd and GNU tar, no others are read."""
+    found = {key[len(_XATTR) :]: value for key, value in pax.items() if key.startswith(_XATTR)}
     for name, value in found.items():
         if len(name) > MAX_NAME or b"\0" in name or len(value) > MAX_XATTR_VALUE:
             raise FormatError(f"tar: xattr {name[:80]!r} is larger than a file system takes")

@@ -16,7 +16,8 @@ class ImageConfig:
 
     raw: dict[str, Any]
     """The whole document, in the order it was written. Not to be changed; `with_layers` makes a new one."""
-    platform: Platform
+    platform: Platform | None
+    """None if the config does not say, as with configs of artifacts."""
     diff_ids: tuple[Digest, ...]
     history: tuple[dict[str, Any], ...]
 
@@ -43,9 +44,10 @@ class ImageConfig:
             raise FormatError(f"{what}: diff_ids is not a list")
         if not isinstance(history, list) or not all(isinstance(item, dict) for item in history):
             raise FormatError(f"{what}: history is not a list of objects")
+        platform = platform_from_json(raw, what)
         return cls(
             raw=raw,
-            platform=platform_from_json(raw, what),
+            platform=platform if platform.os and platform.architecture else None,
             diff_ids=tuple(digest_field(item, f"{what}: diff_ids[{number}]") for number, item in enumerate(diff_ids)),
             history=tuple(history),
         )

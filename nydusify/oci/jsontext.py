@@ -24,9 +24,7 @@ def parse_json(data: bytes, what: str, limit: int = MAX_MANIFEST_SIZE) -> Any:
     if len(data) > limit:
         raise FormatError(f"{what} has {len(data)} bytes, more than the {limit} that are read")
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
-        )
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
         _check_depth_and_text(value)
     except RecursionError:
         raise FormatError(f"{what}: JSON nested too deeply") from None

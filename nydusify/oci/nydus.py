@@ -41,9 +41,10 @@ def check_nydus_manifest(manifest: Manifest) -> None:
         raise FormatError("Nydus manifest: the last layer is not marked as the bootstrap")
     if bootstrap.media_type not in BOOTSTRAP_TYPES:
         raise FormatError(f"Nydus manifest: the bootstrap layer has the type {bootstrap.media_type!r}")
-    version = bootstrap.annotations.get(media.ANNOTATION_FS_VERSION)
+    # Old images leave the version out; their bootstrap tells it.
+    version = bootstrap.annotations.get(media.ANNOTATION_FS_VERSION, FS_VERSIONS[0])
     if version not in FS_VERSIONS:
-        raise FormatError(f"Nydus manifest: fs-version {str(version)[:20]!r} is neither 5 nor 6")
+        raise FormatError(f"Nydus manifest: fs-version {version[:20]!r} is neither 5 nor 6")
     for number, blob in enumerate(blobs):
         if media.ANNOTATION_BOOTSTRAP in blob.annotations:
             raise FormatError(f"Nydus manifest: layer {number} is a bootstrap, but not the last layer")
@@ -58,7 +59,9 @@ def check_nydus_config(manifest: Manifest, config: ImageConfig, bootstrap_diff_i
     """
     check_layer_count(manifest, config)
     if bootstrap_diff_id is not None and config.diff_ids[-1] != bootstrap_diff_id:
-        raise FormatError(f"Nydus config: the last diff id is {config.diff_ids[-1]}, the bootstrap is {bootstrap_diff_id}")
+        raise FormatError(
+            f"Nydus config: the last diff id is {config.diff_ids[-1]}, the bootstrap is {bootstrap_diff_id}"
+        )
 
 
 def blob_layer(digest: Digest, size: int, source: Digest | None = None) -> Descriptor:
@@ -120,9 +123,7 @@ def nydus_manifest(
     return manifest
 
 
-def nydus_config(
-    source_config: ImageConfig, blob_diff_ids: Sequence[Digest], bootstrap_diff_id: Digest
-) -> ImageConfig:
+def nydus_config(source_config: ImageConfig, blob_diff_ids: Sequence[Digest], bootstrap_diff_id: Digest) -> ImageConfig:
     """The target config: diff ids are the blobs' digests, then the sha256 of the unpacked bootstrap tar.
 
     Without blobs (they are kept at a storage back-end) the source's history stays, each item marked as an empty layer,
@@ -140,10 +141,11 @@ def nydus_config(
     return source_config.with_layers((*blob_diff_ids, bootstrap_diff_id), history, **legacy)
 
 
-def isolate(manifest: Manifest, config: ImageConfig) -> tuple[Manifest, ImageConfig]:
+def isolate(manifest: Manifest, config: ImageConfig, source: Digest) -> tuple[Manifest, ImageConfig]:
     """A plain image with `EMPTY_LAYER` put first, for a merged index; why is said at the top of this module.
 
-    The caller stores the layer, the config and the manifest. An image that begins with that layer stays as it is.
+    ``source`` is the digest under which ``manifest`` was read. The caller stores the layer, the config and the
+    manifest. An image that begins with that layer already stays as it is.
     """
     if manifest.layers and media.ANNOTATION_EMPTY_LAYER in manifest.layers[0].annotations:
         return manifest, config
@@ -159,9 +161,16 @@ def isolate(manifest: Manifest, config: ImageConfig) -> tuple[Manifest, ImageCon
         manifest,
         config=changed.descriptor(manifest.config.media_type),
         layers=(empty, *manifest.layers),
-        annotations={**manifest.annotations, media.ANNOTATION_SOURCE_DIGEST: str(manifest.descriptor().digest)},
+        annotations={**manifest.annotations, media.ANNOTATION_SOURCE_DIGEST: str(source)},
     )
     return isolated, changed
+
+
+def isolated_entry(entry: Descriptor, isolated: Manifest) -> Descriptor:
+    """The index entry of an isolated manifest, which keeps what the source index said of the original one."""
+    annotations = {**entry.annotations, media.ANNOTATION_SOURCE_DIGEST: str(entry.digest)}
+    new = isolated.descriptor()
+    return replace(entry, digest=new.digest, size=new.size, media_type=new.media_type, annotations=annotations)
 
 
 def merged_index(plain: Sequence[Descriptor], nydus: Sequence[Descriptor], *, os_feature: bool = False) -> Index:

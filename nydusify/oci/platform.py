@@ -25,10 +25,12 @@ _ARCHITECTURES = {
     "loongarch64": "loong64",
 }
 _ARM_NAMES = {"armhf": "v7", "armel": "v6", "armv7l": "v7", "armv6l": "v6", "armv5tel": "v5"}
-_VARIANTS = {
+_VARIANTS: dict[str, Callable[[str], str]] = {
     "386": lambda variant: "",
     "amd64": lambda variant: "" if variant == "v1" else variant,
-    "arm64": lambda variant: {"8": "", "v8": "", "v8.0": "", "9": "v9", "9.0": "v9", "v9.0": "v9"}.get(variant, variant),
+    "arm64": lambda variant: {"8": "", "v8": "", "v8.0": "", "9": "v9", "9.0": "v9", "v9.0": "v9"}.get(
+        variant, variant
+    ),
     "arm": lambda variant: f"v{variant}" if variant.isdigit() else variant or "v7",
 }
 
@@ -119,9 +121,7 @@ def check_platform(platform: Platform, wanted: list[Platform] | None) -> None:
         )
 
 
-def _with_platform(
-    entry: Descriptor, platform_of: Callable[[Descriptor], Platform | None] | None
-) -> Descriptor:
+def _with_platform(entry: Descriptor, platform_of: Callable[[Descriptor], Platform | None] | None) -> Descriptor:
     if entry.platform is not None or platform_of is None:
         return entry
     return replace(entry, platform=platform_of(entry))

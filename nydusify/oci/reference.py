@@ -80,6 +80,8 @@ class Reference:
                 f"{self}: a suffix cannot be appended to a digest",
                 advice="Name the source by tag, or give the whole --target.",
             )
+        if not suffix:
+            raise UsageError("the suffix is empty, so the target would be the source")
         return self.with_tag(self.tag + suffix)
 
 

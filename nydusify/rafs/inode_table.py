@@ -1,5 +1,6 @@
 """Many inodes as columns: what both readers fill, checked and turned into objects at once."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -25,6 +26,15 @@ def ragged(starts: Column, counts: Column) -> npt.NDArray[np.int64]:
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(starts - (ends - counts), counts) + np.arange(total)
+
+
+def _triples(rows: Column, low: Column, high: Column, chosen: Column) -> Iterator[tuple[int, int, int]]:
+    return zip(rows[chosen].tolist(), low[chosen].tolist(), high[chosen].tolist(), strict=True)
+
+
+def check_target(target: bytes) -> None:
+    if not target or b"\0" in target:
+        raise FormatError("a symlink whose target is empty or has a NUL")
 
 
 @dataclass(slots=True)
@@ -99,9 +109,8 @@ class InodeTable:
         straight = jumps[starts] == jumps[ends - 1]
         first = self.rows[starts]
         last = first + counts
-        for row, low, high in zip(files[straight].tolist(), first[straight].tolist(), last[straight].tolist(), strict=True):
+        for row, low, high in _triples(files, first, last, straight):
             chunks[row] = range(low, high)
-        broken = ~straight
-        for row, low, high in zip(files[broken].tolist(), starts[broken].tolist(), ends[broken].tolist(), strict=True):
+        for row, low, high in _triples(files, starts, ends, ~straight):
             chunks[row] = tuple(self.rows[low:high].tolist())
         return chunks

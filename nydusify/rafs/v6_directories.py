@@ -9,9 +9,9 @@ from operator import lt
 
 from nydusify.errors import FormatError
 from nydusify.rafs import v6
-from nydusify.rafs.spec import MAX_NAME
+from nydusify.rafs.spec import MAX_NAME, align
 from nydusify.rafs.v6_super import SuperBlock
-from nydusify.rafs.validate import MAX_PATH
+from nydusify.rafs.validate import MAX_PATH, prefetch_paths
 
 _HEAD = struct.Struct("<HHHHQI")
 """What both forms of an inode begin with: format, xattr count, mode, …, size, ``u``. A compact size has 4 bytes."""
@@ -36,19 +36,20 @@ class Directories:
     used: int = 0
     """Bytes that the directories take."""
 
-    def path(self, nid: int) -> bytes:
-        """A path to ``nid``; `FormatError` if no entry names it."""
-        if nid == self.directories[0]:
-            return b"/"
-        parts: list[bytes] = []
+    def paths(self, nids: list[int]) -> list[bytes]:
+        """A path to each of ``nids``, each once; `FormatError` if no entry names one."""
+        if not nids:
+            return []
+        entries = dict(zip(reversed(self.nids), range(len(self.nids) - 1, -1, -1), strict=True))
+        entries[self.directories[0]] = -1
         try:
-            entry = self.nids.index(nid)
-        except ValueError:
-            raise FormatError(f"prefetch table: no file has nid {nid}") from None
-        while entry >= 0:
-            parts.append(self.names[entry])
-            entry = self.named_by[bisect_right(self.starts, entry) - 1]
-        return b"/" + b"/".join(reversed(parts))
+            named = [entries[nid] for nid in dict.fromkeys(nids)]
+        except KeyError as error:
+            raise FormatError(f"prefetch table: no file has nid {error.args[0]}") from None
+        return prefetch_paths(named, self._step)
+
+    def _step(self, entry: int) -> tuple[bytes, int]:
+        return self.names[entry], self.named_by[bisect_right(self.starts, entry) - 1]
 
 
 def area_size(xattr_count: int) -> int:
@@ -129,8 +130,11 @@ def _read_directory(
     names: list[bytes] = []
     nids: list[int] = []
     types: list[int] = []
+    high = 0
     for low, high in blocks_of(data, sb.block_bits, inode_format >> 1 & 7, end, block, size):
         _read_block(data, low, high, names, nids, types)
+    if data[high : align(high, v6.NID_SIZE)].strip(b"\0"):  # nothing else can lie in the last slot
+        raise FormatError(f"directory with nid {nid}: its size cuts its names")
     if not all(map(lt, names, islice(names, 1, None))):
         raise FormatError(f"directory with nid {nid}: names that are not sorted, or twice the same")
     if max(map(len, names), default=0) > MAX_NAME:

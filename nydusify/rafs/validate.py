@@ -1,7 +1,7 @@
 """Checks that v5, v6 and blobs share. Each raises `FormatError`; none allocates more than its arguments take."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,10 @@ from nydusify.rafs.tree import BlobInfo, ChunkTable
 
 MAX_PATH = 1 << 14
 """Bytes of the longest path: four times what a system call takes. It bounds the depth of a tree."""
+MAX_PREFETCH = 1 << 26
+"""Bytes of all paths of a prefetch table together."""
+MAX_TARGET = 4096
+"""Bytes of a symlink's target that readers accept; `MAX_SYMLINK` is what Linux can create."""
 MAX_STORED, MAX_PLAIN = 1 << 40, 1 << 44
 """Bytes of a blob, compressed and plain."""
 CI_RATIO, CI_SLACK = 256, 1 << 20
@@ -44,10 +48,8 @@ Integers = npt.NDArray[np.int64]
 
 def algorithms(value: int) -> tuple[SuperFlag, Compressor, Digester]:
     """The super-block flags with the one compressor and the one digester that they name."""
-    known = 0
-    for flag in SuperFlag:
-        known |= flag
-    if value & ~(known | SuperFlag.RESERVED):
+    known = sum(SuperFlag)  # the single bits
+    if value & ~(known | int(SuperFlag.RESERVED)):
         raise FormatError(f"unknown super-block flags {value:#x}")
     compressors = [name for name, flag in COMPRESSOR_FLAG.items() if value & flag]
     digesters = [name for name, flag in DIGESTER_FLAG.items() if value & flag]
@@ -64,7 +66,7 @@ def check_chunk_size(size: int) -> None:
 
 
 def check_areas(areas: Iterable[tuple[str, int, int]], length: int) -> None:
-    """Named areas (offset and size in bytes) must lie inside ``length`` bytes and not overlap. Empty ones do not count."""
+    """Named areas (offset, size) must lie inside ``length`` bytes and not overlap. Empty ones do not count."""
     end, before = 0, ""
     for name, start, size in sorted((area for area in areas if area[2]), key=lambda area: area[1]):
         if start + size > length:
@@ -123,7 +125,7 @@ def check_chunk_information(blob: BlobInfo) -> None:
     if BlobFeature.ZRAN in features:
         context = CONTEXT_SIZE + MAX_DICTIONARY
     if not least <= blob.ci_raw_size <= least + context * blob.chunk_count:
-        raise FormatError(f"blob {blob.id}: chunk information of {blob.ci_raw_size} bytes for {blob.chunk_count} chunks")
+        raise FormatError(f"blob {blob.id}: {blob.ci_raw_size} bytes of information on {blob.chunk_count} chunks")
     if not blob.ci_size <= blob.ci_raw_size <= CI_RATIO * blob.ci_size + CI_SLACK:
         raise FormatError(f"blob {blob.id}: chunk information of {blob.ci_size} bytes unpacks to {blob.ci_raw_size}")
     if BlobFeature.SEPARATE not in features and blob.ci_offset + blob.ci_size + BLOCK > blob.compressed_size:
@@ -139,7 +141,7 @@ def check_chunks(chunks: ChunkTable, blobs: list[BlobInfo], chunk_size: int) -> 
         raise FormatError(f"a chunk in blob {int(number.max())}, of {len(blobs)}")
     counts = np.array([blob.chunk_count for blob in blobs], np.uint64)
     plain = np.array([align(blob.uncompressed_size, BLOCK) for blob in blobs], np.uint64)
-    stored = np.array([2 * MAX_STORED if b.features & _NO_STORED_PLACE else b.compressed_size for b in blobs], np.uint64)
+    stored = np.array([_stored_limit(blob) for blob in blobs], np.uint64)
     usize, csize = chunks["usize"], chunks["csize"]
     if np.any(chunks["index"] >= counts[number]):
         raise FormatError("a chunk number that its blob does not have")
@@ -150,6 +152,10 @@ def check_chunks(chunks: ChunkTable, blobs: list[BlobInfo], chunk_size: int) -> 
     if not _inside(chunks["uoffset"], usize, plain[number]) or not _inside(chunks["coffset"], csize, stored[number]):
         raise FormatError("a chunk beyond the end of its blob")
     _check_stored_sizes(chunks, blobs)
+
+
+def _stored_limit(blob: BlobInfo) -> int:
+    return 2 * MAX_STORED if blob.features & _NO_STORED_PLACE else blob.compressed_size
 
 
 def _inside(offset: npt.NDArray[np.uint64], size: npt.NDArray[np.uint32], limit: npt.NDArray[np.uint64]) -> bool:
@@ -175,3 +181,18 @@ def check_file_chunks(sizes: Integers, counts: Integers, usizes: Integers, chunk
     wanted[np.cumsum(counts)[filled] - 1] = (sizes[filled] - 1) % chunk_size + 1
     if not np.array_equal(wanted, usizes):
         raise FormatError("a file whose size and the sizes of its chunks disagree")
+
+
+def prefetch_paths(entries: list[int], step: Callable[[int], tuple[bytes, int]]) -> list[bytes]:
+    """The path of each entry; ``step`` gives the name of an entry and the entry of its directory, -1 for the root."""
+    paths, total = [], 0
+    for entry in entries:
+        parts: list[bytes] = []
+        while entry >= 0:
+            name, entry = step(entry)
+            parts.append(name)
+        paths.append(b"/" + b"/".join(reversed(parts)))
+        total += len(paths[-1])
+        if total > MAX_PREFETCH:
+            raise FormatError(f"a prefetch table with more than {MAX_PREFETCH} bytes of paths")
+    return paths

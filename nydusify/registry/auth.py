@@ -5,11 +5,12 @@ token server, which gives a token for a set of scopes, for an account or for any
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 from urllib.request import parse_http_list, parse_keqv_list
 
 from nydusify.errors import AuthError, TransportError
@@ -21,10 +22,10 @@ Scopes = frozenset[tuple[str, str]]
 CLIENT_ID = "nydusify"
 DEFAULT_LIFE = 60.0
 """Seconds a token lives if the server does not say (token.md, ``expires_in``)."""
+MIN_LIFE = 0.5
+"""Seconds that a new token is used without a doubt."""
 MAX_TOKEN = 64 << 10
-ADVICE_HTTP = (
-    "Credentials are not sent over HTTP unbidden. If the network may be trusted with them, ask for it with --plain-http."
-)
+ADVICE_HTTP = "Credentials are not sent over HTTP unbidden; where the network is trusted, ask for it with --plain-http."
 
 
 def pull_scopes(repository: str) -> Scopes:
@@ -47,8 +48,9 @@ class TokenRequest:
 @dataclass(frozen=True, slots=True)
 class Token:
     value: str = field(repr=False)
+    issued: float
     expires: float
-    """By the monotonic clock; a margin for the way to the registry is taken off."""
+    """Both by the monotonic clock; a margin for the way to the registry is taken off."""
 
 
 class Authenticator:
@@ -86,14 +88,23 @@ class Authenticator:
         with self._lock:
             if "bearer" in offered:
                 self._challenge = offered["bearer"]
-                for known in [known for known, token in self._tokens.items() if refused == f"Bearer {token.value}"]:
-                    del self._tokens[known]
-                return f"Bearer {self._token(scopes)}"
+                if not self._forget(refused):
+                    return None
+                header = f"Bearer {self._token(scopes)}"
+                return header if header != refused else None
             if "basic" in offered:
-                header = self._account().basic if self._account().password else None
-                self._basic = header if header != refused else None
+                basic = self._account().basic if self._account().password else None
+                self._basic = basic if basic != refused else None
                 return self._basic
         return None
+
+    def _forget(self, refused: str | None) -> bool:
+        """Drop a refused token; False if it was brand-new, so that another would fare no better."""
+        for scopes, token in list(self._tokens.items()):
+            if refused == f"Bearer {token.value}":
+                del self._tokens[scopes]
+                return time.monotonic() - token.issued > MIN_LIFE
+        return True
 
     def advice(self) -> str | None:
         """What to do about a 401, or None where nothing more is known than that."""
@@ -140,16 +151,18 @@ class Authenticator:
             raise TransportError(f"the token server of {self._registry} gave no token in JSON") from None
         if not isinstance(value, str) or not value.isascii() or not value.isprintable() or len(value) > MAX_TOKEN:
             raise AuthError(f"the token server of {self._registry} gave no token")
-        return Token(value, now + max(life - min(10.0, life / 5), 0.5))
+        return Token(value, now, now + max(life - min(10.0, life / 5), MIN_LIFE))
 
     def _token_request(self, scopes: Scopes) -> TokenRequest:
         assert self._challenge is not None
         realm, service = self._challenge.get("realm", ""), self._challenge.get("service", "")
-        if urlsplit(realm).scheme not in ("http", "https") or not urlsplit(realm).hostname:
+        if not re.match(r"(?i)https?://[^/?#@\s]+(?:[/?#]|$)", realm):
             raise TransportError(f"{self._registry} names no token server that can be reached")
         account = self._account()
         if account and not self._may_send(realm):
-            raise AuthError(f"{self._registry} wants credentials sent over HTTP to its token server", advice=ADVICE_HTTP)
+            raise AuthError(
+                f"{self._registry} wants credentials sent over HTTP to its token server", advice=ADVICE_HTTP
+            )
         named = format_scopes(scopes)
         # A registry may know the repository by another name than ours: what it asks for is asked for as well.
         wanted = named + [scope for scope in self._challenge.get("scope", "").split() if not _covers(scopes, scope)]
@@ -160,7 +173,7 @@ class Authenticator:
         query = [("service", service)] if service else []
         query += [("scope", scope) for scope in wanted]
         query += [("account", account.username)] if account.username else []
-        url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(query)
+        url = realm + ("&" if "?" in realm else "?") + urlencode(query)
         return TokenRequest(url, authorization=account.basic if account.password else None)
 
 

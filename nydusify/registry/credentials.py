@@ -164,9 +164,12 @@ def _host(key: str) -> str:
 def _read_entry(entry: object, key: str, path: Path) -> Credentials:
     table = entry if isinstance(entry, dict) else {"auth": entry}
     names = ("username", "password", "auth", "identitytoken", "registrytoken")
-    username, password, auth, identity, registry = (table.get(name) or "" for name in names)
-    if not all(isinstance(value, str) for value in (username, password, auth, identity, registry)):
-        raise _broken(path, f"the entry of {_host(key)} is not an object of strings")
+    texts: list[str] = []
+    for value in (table.get(name) or "" for name in names):
+        if not isinstance(value, str):
+            raise _broken(path, f"the entry of {_host(key)} is not an object of strings")
+        texts.append(value)
+    username, password, auth, identity, registry = texts
     if auth:
         try:
             decoded = base64.b64decode(auth, validate=True).decode()

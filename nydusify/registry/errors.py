@@ -132,8 +132,8 @@ def network_errors(what: str) -> Iterator[None]:
         raise network_error(what, error) from error
 
 
-def network_error(what: str, error: Exception) -> TransportError:
-    """The error for a request that got no answer."""
+def network_error(what: str, error: Exception, first: bool = False) -> TransportError:
+    """The error for a request that got no answer. ``first``: the host has never answered, its name may be wrong."""
     reason = next(_causes(error, ssl.SSLError), None)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return TransportError(
@@ -141,8 +141,13 @@ def network_error(what: str, error: Exception) -> TransportError:
         )
     if reason is not None and not_tls(reason):
         return TransportError(f"{what}: the server gave an HTTP response to an HTTPS client", advice=ADVICE_HTTP)
-    if next(_causes(error, socket.gaierror), None):
-        return Interrupted(f"{what}: the host name cannot be resolved", advice="Check the name of the registry.")
+    unknown = next(_causes(error, socket.gaierror), None)
+    if unknown is not None:
+        kind = TransportError if first and unknown.errno != socket.EAI_AGAIN else Interrupted
+        return kind(f"{what}: the host name cannot be resolved", advice="Check the name of the registry.")
+    if next(_causes(error, ConnectionRefusedError), None):
+        kind = TransportError if first else Interrupted
+        return kind(f"{what}: connection refused", advice="Check host and port, and that the registry runs.")
     if isinstance(error, httpx.TimeoutException):
         return Interrupted(f"{what}: timed out")
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.ProxyError):

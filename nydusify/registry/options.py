@@ -47,7 +47,7 @@ class Stats:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.requests = 0
-        """HTTP requests sent, with redirects, token requests and retries."""
+        """HTTP requests sent, with redirects and retries, but without those to token servers."""
         self.retries = 0
         """Failures that were followed by another try."""
         self.bytes_pulled = 0

@@ -1,8 +1,6 @@
 """Connections to one registry, shared by all who use it with the same options."""
 
-import ipaddress
-import os
-import socket
+import re
 import ssl
 import threading
 import time
@@ -14,17 +12,18 @@ from urllib.parse import urljoin
 from nydusify.errors import AuthError, TransportError, UsageError
 from nydusify.registry.auth import MAX_TOKEN, Authenticator, Scopes, TokenRequest
 from nydusify.registry.credentials import DOCKER_HUB_HOSTS
-from nydusify.registry.errors import network_errors, not_tls, status_error
+from nydusify.registry.errors import network_error, network_errors, status_error
 from nydusify.registry.options import RegistryOptions, Stats
 from nydusify.registry.retry import TRANSIENT, Patience
+from nydusify.registry.tls import is_loopback, speaks_tls, tls_context
 from nydusify.registry.web import httpx
 
 HUB = "registry-1.docker.io"
 MAX_REDIRECTS = 5
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 MAX_ERROR_BODY = 64 << 10
 DRAIN_TIME = 10.0
 """Seconds that a body which nobody waits for may take."""
-PROBE_TIME = 3.0
 
 Body = bytes | Callable[[], Iterable[bytes]]
 """Content of a request; a function gives its pieces anew for each try."""
@@ -61,10 +60,12 @@ class Session:
         self._settled: httpx.URL | None = None
         if options.plain_http:
             self._settled = self._http
-        elif not _is_loopback(self._https.host):
+        elif not is_loopback(self._https.host):
             self._settled = self._https
         self._lock = threading.Lock()
         self._clients: dict[str, httpx.Client] = {}
+        self._reached: set[str] = set()
+        """Hosts that have answered, so that a refused connection is a passing trouble and not a wrong name."""
         self._auth = Authenticator(registry, self._fetch_token, self._may_send_credentials)
         self._token_stats: Stats = Stats()
 
@@ -109,12 +110,13 @@ class Session:
                 return response
             try:
                 header = self._auth.answer(response.headers.get_list("www-authenticate"), call.scopes, header)
-                if header is None:
-                    return response
-                drain(response)
-            finally:
-                if header is not None:
-                    response.close()
+            except BaseException:
+                response.close()
+                raise
+            if header is None:
+                return response
+            drain(response)
+            response.close()
         raise AssertionError("the last round returns")
 
     def _redirected(self, call: Call, authorization: str | None, stats: Stats) -> httpx.Response:
@@ -139,17 +141,24 @@ class Session:
         read = self.options.read_timeout * (5 if call.patient else 1)
         timeout = httpx.Timeout(self.options.read_timeout, connect=self.options.connect_timeout, read=read, pool=None)
         client = self._client(url.scheme)
+        request = client.build_request(call.method, url, headers=headers, content=content, timeout=timeout)
         stats.add(requests=1)
-        return client.send(
-            client.build_request(call.method, url, headers=headers, content=content, timeout=timeout),
-            stream=True,
-            follow_redirects=False,
-        )
+        try:
+            response = client.send(request, stream=True, follow_redirects=False)
+        except httpx.ConnectError as error:
+            raise network_error(call.what, error, first=url.host not in self._reached) from error
+        self._reached.add(url.host)
+        return response
 
     def locate(self, target: str, base: httpx.URL | None = None) -> httpx.URL:
         """The absolute URL of a path, ``Location`` or redirect. Raises `TransportError` for a way from TLS to HTTP."""
         base = self.origin() if base is None else base
-        url = httpx.URL(urljoin(str(base), target))
+        try:
+            url = httpx.URL(urljoin(str(base), target))
+        except (ValueError, httpx.InvalidURL):
+            raise TransportError(f"{self.registry} names an address that is no URL") from None
+        if url.scheme not in ("http", "https") or not url.host:
+            raise TransportError(f"{self.registry} names an address that is not on the web")
         if url.scheme == "http" and base.scheme == "https":
             # A registry behind a proxy that ends TLS often does not know its own scheme.
             if url.host == base.host and url.port in (None, base.port):
@@ -162,23 +171,9 @@ class Session:
         if self._settled is None:
             with self._lock:
                 if self._settled is None:
-                    self._settled = self._https if self._loopback_has_tls() else self._http
+                    has_tls = speaks_tls(self._https.host, self._https.port or 443)
+                    self._settled = self._https if has_tls else self._http
         return self._settled
-
-    def _loopback_has_tls(self) -> bool:
-        """Begin a TLS handshake, in which nothing is sent that could be secret."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        try:
-            address = (self._https.host, self._https.port or 443)
-            with socket.create_connection(address, min(PROBE_TIME, self.options.connect_timeout)) as connection:
-                context.wrap_socket(connection, server_hostname=self._https.host).close()
-        except ssl.SSLError as error:
-            # An alert, such as one that asks for a client certificate, is TLS too.
-            return not not_tls(error) and not isinstance(error, ssl.SSLEOFError)
-        except OSError:
-            return False  # nobody there, or somebody who hung up or waits: HTTP will tell which
-        return True
 
     def _may_send_credentials(self, url: str) -> bool:
         if self.options.plain_http:
@@ -190,7 +185,9 @@ class Session:
             if scheme not in self._clients:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if scheme == "http" else tls_context(self.options)
                 limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.options.concurrency)
-                self._clients[scheme] = httpx.Client(verify=context, limits=limits)
+                # As in Go's ProxyFromEnvironment: HTTP_PROXY and HTTPS_PROXY count, but not for the loopback.
+                direct = {f"all://{self._https.host}": None} if is_loopback(self._https.host) else None
+                self._clients[scheme] = httpx.Client(verify=context, limits=limits, mounts=direct)
             return self._clients[scheme]
 
     def _fetch_token(self, request: TokenRequest) -> bytes:
@@ -236,44 +233,16 @@ def drain(response: httpx.Response, limit: int = MAX_ERROR_BODY) -> bytes:
     return bytes(body[:limit])
 
 
-def tls_context(options: RegistryOptions) -> ssl.SSLContext:
-    """What `options` trust: the system's authorities (certifi's where it has none), and the given CA file.
-
-    Raises `UsageError` for a CA file that cannot be read.
-    """
-    context = ssl.create_default_context()
-    paths = ssl.get_default_verify_paths()
-    if not paths.cafile and not (paths.capath and os.listdir(paths.capath)):
-        import certifi
-
-        context.load_verify_locations(cafile=certifi.where())
-    if options.ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=options.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            why = "holds no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-            raise UsageError(f"the CA file {options.ca_file}: {why}") from None
-    if options.insecure:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
 def _origin(text: str, registry: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL:
-        raise UsageError(f"{registry[:140]!r} is not a registry host") from None
-    if not url.host or url.userinfo or url.path != "/" or url.query or url.fragment:
+        url = httpx.URL()
+    if not url.host or not _HOST.fullmatch(registry):
+        # The text is not shown: what does not belong there may be a password.
         raise UsageError("a registry is a host and perhaps a port, such as localhost:5000")
     return url
 
 
 def _same_origin(one: httpx.URL, other: httpx.URL) -> bool:
     return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -3,8 +3,8 @@
 `import httpx` takes 0.3 s, of which 0.17 s is its command line (rich, click, pygments) and 0.06 s is HTTP/2; this
 package needs neither. Both are optional parts, left out by httpx and httpcore if importing them fails, so that is
 what happens to them here: an entry of None in `sys.modules` makes an import fail. The entries are gone afterwards,
-so that another user of httpx in this process (Prefect asks for HTTP/2) still gets HTTP/2, by an import that httpcore does
-when a server agrees to it.
+so that another user of httpx in this process (Prefect asks for HTTP/2) still gets HTTP/2, by an import that httpcore
+does when a server agrees to it.
 """
 
 import sys

@@ -1,0 +1,453 @@
+"""A registry and a network that fail: what is tried again, how, and what the user is told in the end."""
+
+import email.utils
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nydusify.errors import AuthError, DigestMismatch, FormatError, NotFound, NydusifyError, RetryLater, TransportError
+from nydusify.oci.descriptor import Descriptor
+from nydusify.registry.client import RegistryRepository
+from tests.faults import (
+    Proxy,
+    Upstream,
+    changed,
+    cut_download,
+    cut_upload,
+    fault_proxy,
+    forward,
+    reset,
+    silent,
+    status,
+    without_range,
+)
+from tests.registry_helpers import MANIFEST, blob, manifest_of, repository, stored_blob
+from tests.servers import Registry, free_port
+
+CONTENT, BLOB = blob(3_000_000, "faults")
+
+
+@pytest.fixture
+def proxy(registry: Registry) -> Iterator[Proxy]:
+    with fault_proxy(registry.host) as running:
+        yield running
+
+
+@pytest.fixture
+def there(proxy: Proxy, repository_name: str) -> Iterator[RegistryRepository]:
+    """A repository behind the proxy."""
+    with repository(proxy.host, repository_name) as opened:
+        yield opened
+
+
+@pytest.fixture
+def with_blob(there: RegistryRepository, registry: Registry, repository_name: str) -> RegistryRepository:
+    """The same, with `BLOB` in it, put there without the proxy."""
+    with repository(registry.host, repository_name) as direct:
+        direct.write_blob(BLOB, CONTENT)
+    return there
+
+
+def pull(where: RegistryRepository) -> bytes:
+    return b"".join(where.open_blob(BLOB))
+
+
+# Downloads
+
+
+def test_a_download_that_is_cut_goes_on_where_it_stopped(with_blob: RegistryRepository, proxy: Proxy) -> None:
+    proxy.fail("GET", "/blobs/", cut_download(1_000_000))
+    proxy.fail("GET", "/blobs/", cut_download(500_000))
+
+    assert pull(with_blob) == CONTENT
+    assert [seen.headers.get("range") for seen in proxy.requests("GET")] == [
+        None,
+        "bytes=1000000-",
+        "bytes=1500000-",
+    ]
+    assert (with_blob.stats.retries, with_blob.stats.bytes_pulled) == (2, len(CONTENT))
+
+
+def test_a_server_without_ranges_sends_everything_again(with_blob: RegistryRepository, proxy: Proxy) -> None:
+    proxy.fail("GET", "/blobs/", cut_download(1_000_000))
+    proxy.fail("GET", "/blobs/", without_range)
+
+    assert pull(with_blob) == CONTENT
+    assert with_blob.stats.bytes_pulled == len(CONTENT) + 1_000_000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["bytes 0-1999999/3000000", "bytes 1000000-2999999/3000001", "bytes 1000000-1999999/3000000", "nonsense", None],
+)
+def test_another_range_than_the_one_asked_for_is_not_used(
+    with_blob: RegistryRepository, proxy: Proxy, wrong: str | None
+) -> None:
+    def change(answer: Upstream) -> None:
+        del answer.headers["content-range"]
+        if wrong is not None:
+            answer.headers["content-range"] = wrong
+
+    proxy.fail("GET", "/blobs/", cut_download(1_000_000))
+    proxy.fail("GET", "/blobs/", changed(change))
+
+    assert pull(with_blob) == CONTENT
+    assert "range" not in proxy.requests("GET")[-1].headers
+
+
+def test_a_range_is_read_from_a_server_without_ranges(with_blob: RegistryRepository, proxy: Proxy) -> None:
+    proxy.fail("GET", "/blobs/", without_range)
+
+    assert with_blob.read_blob_range(BLOB, 1_234_567, 1000) == CONTENT[1_234_567:1_235_567]
+
+
+def test_a_range_survives_a_cut(with_blob: RegistryRepository, proxy: Proxy) -> None:
+    proxy.fail("GET", "/blobs/", cut_download(600))
+
+    assert with_blob.read_blob_range(BLOB, 1_234_567, 1000) == CONTENT[1_234_567:1_235_567]
+    assert proxy.requests("GET")[-1].headers["range"] == "bytes=1235167-1235566"
+
+
+def test_a_download_is_given_up_when_nothing_comes(with_blob: RegistryRepository, proxy: Proxy) -> None:
+    proxy.fail("GET", "/blobs/", cut_download(100), times=99)
+
+    with pytest.raises(TransportError, match="pull blob sha256:"):
+        pull(with_blob)
+    assert (with_blob.stats.retries, len(proxy.requests("GET"))) == (5, 6)
+
+
+def test_progress_forgives_failures(with_blob: RegistryRepository, proxy: Proxy, repository_name: str) -> None:
+    proxy.fail("GET", "/blobs/", cut_download(1_100_000), times=2)
+
+    with repository(proxy.host, repository_name, retry_count=1) as stubborn:
+        assert pull(stubborn) == CONTENT
+
+
+def test_wrong_bytes_are_noticed(with_blob: RegistryRepository, proxy: Proxy) -> None:
+    def change(answer: Upstream) -> None:
+        answer.body = answer.body[:-1] + bytes([answer.body[-1] ^ 1])
+
+    proxy.fail("GET", "/blobs/", changed(change))
+
+    with pytest.raises(DigestMismatch):
+        pull(with_blob)
+
+
+@pytest.mark.parametrize("length", [2_999_999, 3_000_001])
+def test_a_wrong_length_is_noticed_before_anything_is_read(
+    with_blob: RegistryRepository, proxy: Proxy, length: int
+) -> None:
+    def change(answer: Upstream) -> None:
+        answer.body = (answer.body + b"x")[:length]
+        answer.headers["content-length"] = str(length)
+
+    proxy.fail("GET", "/blobs/", changed(change))
+
+    with pytest.raises(DigestMismatch, match=f"{length} bytes, 3000000 were promised"):
+        pull(with_blob)
+    assert with_blob.stats.bytes_pulled == 0
+
+
+def test_a_body_without_length_that_is_longer_is_noticed(with_blob: RegistryRepository, proxy: Proxy) -> None:
+    def change(answer: Upstream) -> None:
+        del answer.headers["content-length"]
+        answer.headers["connection"] = "close"
+        answer.body += bytes(5_000_000)
+
+    def act(handler: object) -> None:
+        changed(change)(handler)  # type: ignore[arg-type]
+        handler.hang_up()  # type: ignore[attr-defined]
+
+    proxy.fail("GET", "/blobs/", act)
+
+    with pytest.raises(DigestMismatch, match="more than the 3000000 bytes"):
+        pull(with_blob)
+
+
+# Statuses, resets, time-outs
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
+def test_a_passing_trouble_is_tried_again(with_blob: RegistryRepository, proxy: Proxy, code: int) -> None:
+    proxy.fail("HEAD", "/blobs/", status(code), times=2)
+    proxy.fail("GET", "/blobs/", status(code), times=2)
+
+    assert with_blob.has_blob(BLOB)
+    assert pull(with_blob) == CONTENT
+    assert with_blob.stats.retries == 4
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 405, 409, 410, 413, 415, 501])
+def test_other_statuses_are_final(there: RegistryRepository, proxy: Proxy, code: int) -> None:
+    proxy.fail("GET", "/manifests/", status(code), times=9)
+
+    with pytest.raises(TransportError, match=f"HTTP {code}") as caught:
+        there.resolve("latest")
+    assert isinstance(caught.value, NotFound) == (code == 404)
+    assert isinstance(caught.value, AuthError) == (code == 403)
+    assert there.stats.retries == 0
+
+
+@pytest.mark.parametrize("fault", [reset, silent])
+def test_resets_and_silence_are_tried_again(
+    with_blob: RegistryRepository, proxy: Proxy, repository_name: str, fault: object
+) -> None:
+    for method, path in (("GET", "/blobs/"), ("HEAD", "/blobs/"), ("POST", "/uploads/"), ("PUT", "/uploads/")):
+        proxy.fail(method, path, fault)  # type: ignore[arg-type]
+    content, descriptor = blob(1000, repository_name)
+
+    with repository(proxy.host, repository_name, read_timeout=0.4) as hasty:
+        assert pull(hasty) == CONTENT
+        assert hasty.write_blob(descriptor, content) > 0
+        assert pull_all(hasty, descriptor) == content
+        assert hasty.stats.retries == 4
+
+
+def pull_all(where: RegistryRepository, descriptor: Descriptor) -> bytes:
+    return b"".join(where.open_blob(descriptor))
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_honoured(with_blob: RegistryRepository, proxy: Proxy, code: int, form: str) -> None:
+    now = time.time() + 3600  # the server's clock is an hour ahead of ours
+    later = {"seconds": "1", "date": email.utils.formatdate(now + 1, usegmt=True)}[form]
+    proxy.fail("HEAD", "/blobs/", status(code, retry_after=later, date=email.utils.formatdate(now, usegmt=True)))
+
+    assert with_blob.has_blob(BLOB)
+    first, second = proxy.requests("HEAD")
+    assert second.at - first.at >= 1
+
+
+def test_retry_after_is_bounded(with_blob: RegistryRepository, proxy: Proxy, repository_name: str) -> None:
+    proxy.fail("HEAD", "/blobs/", status(503, retry_after="86400"))
+
+    with repository(proxy.host, repository_name, retry_limit=0.1) as hasty:
+        assert hasty.has_blob(BLOB)
+
+
+def test_a_server_that_stays_busy_is_said_to_be_busy(there: RegistryRepository, proxy: Proxy) -> None:
+    proxy.fail("GET", "/manifests/", status(429, b"slow down", retry_after="0"), times=99)
+
+    with pytest.raises(RetryLater, match="slow down") as caught:
+        there.resolve("latest")
+    assert (caught.value.after, there.stats.retries) == (0, 5)
+    assert "fewer jobs" in str(caught.value.advice)
+
+
+def test_retries_can_be_turned_off(proxy: Proxy, repository_name: str) -> None:
+    proxy.fail("GET", "/manifests/", status(503))
+
+    with repository(proxy.host, repository_name, retry_count=0) as once, pytest.raises(RetryLater):
+        once.resolve("latest")
+    assert len(proxy.seen) == 1
+
+
+def test_a_registry_that_is_not_there_is_not_tried_again(repository_name: str) -> None:
+    with repository(f"127.0.0.1:{free_port()}", repository_name) as nowhere:
+        with pytest.raises(TransportError, match="connection refused"):
+            nowhere.resolve("latest")
+        assert nowhere.stats.retries == 0
+
+
+def test_requests_share_a_connection(with_blob: RegistryRepository, proxy: Proxy, repository_name: str) -> None:
+    content, descriptor = blob(100_000, repository_name)
+    proxy.fail("HEAD", "/blobs/", status(503))
+
+    with_blob.write_blob(descriptor, content)
+    with_blob.has_blob(BLOB)
+    pull(with_blob)
+    for offset in (0, 70_000, 2_000_000):
+        with_blob.read_blob_range(BLOB, offset, 80_000)
+    with pytest.raises(NotFound):
+        with_blob.resolve("nothing")
+    with_blob.has_blob(BLOB)
+
+    assert proxy.connections == 1
+
+
+# Uploads
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_an_upload_that_is_cut_goes_on_from_what_the_registry_has(
+    there: RegistryRepository, proxy: Proxy, registry: Registry, tmp_path: Path, as_file: bool
+) -> None:
+    content, descriptor = blob(2_500_000, f"cut {as_file}")
+    path = tmp_path / "blob"
+    path.write_bytes(content)
+    proxy.fail("PUT", "/uploads/", cut_upload(1_000_000))
+    proxy.fail("PUT", "/uploads/", cut_upload(400_000))
+
+    there.write_blob(descriptor, path if as_file else content)
+
+    assert stored_blob(registry.storage, descriptor.digest).read_bytes() == content
+    assert [seen.headers["content-length"] for seen in proxy.requests("PUT")] == ["2500000", "1500000", "1100000"]
+    assert proxy.requests("PUT")[-1].headers["content-range"] == "1400000-2499999"
+    assert len(proxy.requests("POST")) == 1
+
+
+def test_an_upload_that_the_registry_forgot_begins_again(
+    there: RegistryRepository, proxy: Proxy, registry: Registry
+) -> None:
+    content, descriptor = blob(2_500_000, "forgotten")
+    proxy.fail("PUT", "/uploads/", reset)
+    proxy.fail("GET", "/uploads/", status(404, b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}'))
+
+    there.write_blob(descriptor, content)
+
+    assert len(proxy.requests("POST")) == 2
+    assert stored_blob(registry.storage, descriptor.digest).read_bytes() == content
+
+
+def test_a_chunk_that_fails_is_sent_again(proxy: Proxy, registry: Registry, repository_name: str) -> None:
+    content, descriptor = blob(2_200_000, "chunk")
+    proxy.fail("PATCH", "/uploads/", forward)
+    proxy.fail("PATCH", "/uploads/", status(503))
+    proxy.fail("PATCH", "/uploads/", reset)
+    with repository(proxy.host, repository_name, push_chunk_size=500_000) as chunked:
+        chunked.write_blob(descriptor, content)
+
+    ranges = [seen.headers["content-range"] for seen in proxy.requests("PATCH")]
+    assert ranges[:4] == ["0-499999", "500000-999999", "500000-999999", "500000-999999"]
+    assert (len(ranges), len(proxy.requests("POST"))) == (6, 1)
+    assert stored_blob(registry.storage, descriptor.digest).read_bytes() == content
+
+
+def test_an_upload_whose_answer_was_lost_is_not_repeated(
+    there: RegistryRepository, proxy: Proxy, registry: Registry
+) -> None:
+    content, descriptor = blob(2_500_000, "lost answer")
+
+    def act(handler: object) -> None:
+        handler.ask("PUT", handler.path, handler.seen.headers, handler.body())  # type: ignore[attr-defined]
+        reset(handler)  # type: ignore[arg-type]
+
+    proxy.fail("PUT", "/uploads/", act)
+    there.write_blob(descriptor, content)
+
+    assert len(proxy.requests("PUT")) == 1
+    assert stored_blob(registry.storage, descriptor.digest).read_bytes() == content
+
+
+def test_an_upload_that_is_refused_half_way_says_why(there: RegistryRepository, proxy: Proxy) -> None:
+    content, descriptor = blob(9_000_000, "too large")
+
+    def act(handler: object) -> None:
+        handler.body(100_000)  # type: ignore[attr-defined]
+        page = b"<html><head><title>413 Request Entity Too Large</title></head><body>nginx</body></html>"
+        answer = Upstream(413, {"content-length": str(len(page)), "connection": "close"}, page)
+        handler.send(answer)  # type: ignore[attr-defined]
+        time.sleep(0.2)
+        handler.hang_up()  # type: ignore[attr-defined]
+
+    proxy.fail("PUT", "/uploads/", act, times=9)
+    with pytest.raises(TransportError, match="HTTP 413: 413 Request Entity Too Large") as caught:
+        there.write_blob(descriptor, content)
+    assert "--push-chunk-size" in str(caught.value.advice)
+
+
+def test_an_upload_location_may_be_relative_and_keeps_its_query(
+    there: RegistryRepository, proxy: Proxy, registry: Registry
+) -> None:
+    content, descriptor = blob(1000, "relative")
+
+    def change(answer: Upstream) -> None:
+        answer.headers["location"] = "/" + answer.headers["location"].split("/", 3)[3]
+
+    proxy.fail("POST", "/uploads/", changed(change))
+    there.write_blob(descriptor, content)
+
+    assert "_state=" in proxy.requests("PUT")[0].path
+    assert stored_blob(registry.storage, descriptor.digest).read_bytes() == content
+
+
+# Hostile answers
+
+
+HOSTILE = [
+    (b"", "HTTP 500"),
+    (b"<html><title>\n Bad\tgateway </title><script>alert(1)</script>", "HTTP 500: Bad gateway"),
+    (b"<p>plain <b>words</b></p>", "HTTP 500: plain words"),
+    (b'{"errors":[{"code":"X","message":"m","detail":{"a":1}},{"code":"Y"}]}', 'HTTP 500: X: m: {"a": 1}; Y'),
+    (b'{"errors":"no list"}', "HTTP 500: {"),
+    (b"\x00\x1b[31mred\xff", "HTTP 500: [31mred"),
+    (b"see https://user:pw@cdn.test/x?X-Sig=abc for it", "HTTP 500: see https://cdn.test/x for it"),
+    (b"[" * 60_000, "HTTP 500: [["),
+    (b"<" * 60_000, "HTTP 500: <<"),
+    (b"a" * 5_000_000, "HTTP 500: aaaa"),
+]
+
+
+@pytest.mark.parametrize(("body", "shown"), HOSTILE, ids=[str(number) for number in range(len(HOSTILE))])
+def test_an_error_body_is_shown_in_one_short_line(proxy: Proxy, repository_name: str, body: bytes, shown: str) -> None:
+    proxy.fail("GET", "/manifests/", status(500, body))
+
+    with repository(proxy.host, repository_name, retry_count=0) as there, pytest.raises(TransportError) as caught:
+        there.resolve("latest")
+    message = str(caught.value)
+    assert shown in message
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+def test_a_huge_manifest_is_not_read(there: RegistryRepository, proxy: Proxy) -> None:
+    proxy.fail("GET", "/manifests/", status(200, b" " * (4 << 20) + b" ", content_type=MANIFEST))
+
+    with pytest.raises(FormatError, match="4 MiB"):
+        there.resolve("latest")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"not json", {}),
+        (b"[" * 100_000, {}),
+        (b'{"mediaType":"application/vnd.oci.image.index.v1+json"}', {"content_type": MANIFEST}),
+        (b'{"mediaType":7}', {"content_type": MANIFEST}),
+        (b"{}", {"docker_content_digest": "sha256:abc"}),
+        (b"{}", {"docker_content_digest": "sha256:" + "0" * 64}),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    there: RegistryRepository, proxy: Proxy, body: bytes, headers: dict[str, str]
+) -> None:
+    proxy.fail("GET", "/manifests/", status(200, body, **headers))
+
+    with pytest.raises(FormatError):
+        there.resolve("latest")
+
+
+def test_a_manifest_of_another_digest_is_refused(there: RegistryRepository, proxy: Proxy) -> None:
+    manifest, descriptor = manifest_of(BLOB)
+    proxy.fail("GET", "/manifests/", status(200, manifest.replace(b"2", b"3", 1), content_type=MANIFEST), times=2)
+
+    with pytest.raises(DigestMismatch):
+        there.resolve(str(descriptor.digest))
+    with pytest.raises(DigestMismatch):
+        there.read_manifest(descriptor)
+
+
+def test_a_manifest_that_is_cut_is_read_again(
+    there: RegistryRepository, registry: Registry, repository_name: str, proxy: Proxy
+) -> None:
+    content, config = blob(10)
+    manifest, descriptor = manifest_of(config)
+    with repository(registry.host, repository_name) as direct:
+        direct.write_blob(config, content)
+        direct.write_manifest(descriptor, manifest, "latest")
+    proxy.fail("GET", "/manifests/", cut_download(20))
+
+    assert there.resolve("latest") == descriptor
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[", "ftp://host/x", "http://host:99999/", "http://host\x7f/", "/again", "//"]
+)
+def test_redirects_to_nowhere_end(proxy: Proxy, repository_name: str, location: str) -> None:
+    proxy.fail("GET", ".", status(307, location=location), times=99)
+
+    with repository(proxy.host, repository_name, retry_count=0) as there, pytest.raises(NydusifyError):
+        there.resolve("latest")

@@ -1,0 +1,194 @@
+"""HTTPS, HTTP, and never a silent way from the one to the other."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nydusify.errors import TransportError, UsageError
+from nydusify.registry.client import RegistryRepository
+from nydusify.registry.options import RegistryOptions
+from tests.faults import fault_proxy, status
+from tests.registry_helpers import blob, repository
+from tests.servers import Registry, free_port
+
+CONTENT, BLOB = blob(600_000, "tls")
+ONCE = RegistryOptions(retry_count=1, retry_delay=0.01, connect_timeout=5, read_timeout=10)
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def test_an_own_authority_is_refused_until_it_is_named(
+    tls_registry: Registry, docker_config: Path, repository_name: str
+) -> None:
+    tls_registry.write_docker_config(docker_config)
+    with repository(tls_registry.host, repository_name, ONCE) as there:
+        with pytest.raises(TransportError, match="certificate is not trusted") as caught:
+            there.write_blob(BLOB, CONTENT)
+        assert there.stats.retries == 0
+    assert "--ca-file" in str(caught.value.advice)
+
+    with repository(tls_registry.host, repository_name, ONCE, ca_file=tls_registry.ca_file) as there:
+        assert there.write_blob(BLOB, CONTENT) == len(CONTENT)
+        assert b"".join(there.open_blob(BLOB)) == CONTENT
+
+
+def test_insecure_accepts_any_certificate_and_sends_credentials(
+    tls_registry: Registry, docker_config: Path, repository_name: str
+) -> None:
+    tls_registry.write_docker_config(docker_config)
+    with repository(tls_registry.host, repository_name, ONCE, insecure=True) as there:
+        assert there.write_blob(BLOB, CONTENT) == len(CONTENT)
+
+
+def test_a_certificate_for_another_name_is_refused(tls_registry: Registry) -> None:
+    with (
+        tunnel(tls_registry.port) as port,
+        repository(f"127.0.0.2:{port}", "a", ONCE, ca_file=tls_registry.ca_file) as there,
+        pytest.raises(TransportError, match="certificate is not trusted"),
+    ):
+        there.resolve("latest")
+
+
+def test_plain_http_to_a_tls_port_says_what_is_wrong(tls_registry: Registry) -> None:
+    plain = repository(tls_registry.host, "a", ONCE, plain_http=True)
+    with plain as there, pytest.raises(TransportError, match="HTTP 400") as caught:
+        there.resolve("latest")
+    assert "leave out --plain-http" in str(caught.value.advice)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_loopback_registry_over_http_needs_no_option(registry: Registry, repository_name: str, name: str) -> None:
+    with repository(f"{name}:{registry.port}", repository_name, ONCE) as there:
+        there.write_blob(BLOB, CONTENT)
+        assert b"".join(there.open_blob(BLOB)) == CONTENT
+        assert there.stats.retries == 0
+
+
+def test_another_host_is_not_asked_over_http(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+
+    def registry_test_is_here(host: str, *arguments: object, **options: object) -> object:
+        return resolve("127.0.0.1" if host == "registry.test" else host, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", registry_test_is_here)
+    there_by_name = repository(f"registry.test:{registry.port}", "a", ONCE)
+    with there_by_name as there, pytest.raises(TransportError, match="HTTP response to an HTTPS client") as caught:
+        there.resolve("latest")
+    assert "--plain-http" in str(caught.value.advice)
+
+    with repository(f"registry.test:{registry.port}", "a", ONCE, plain_http=True) as there:
+        assert not there.has_blob(BLOB)
+
+
+@pytest.mark.parametrize(("reason", "retries"), [(socket.EAI_NONAME, 0), (socket.EAI_AGAIN, 1)])
+def test_a_name_without_address_is_final_but_a_resolver_in_trouble_is_not(
+    monkeypatch: pytest.MonkeyPatch, reason: int, retries: int
+) -> None:
+    def fail(*arguments: object, **options: object) -> object:
+        raise socket.gaierror(reason, "no address")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with repository("registry.test", "a", ONCE) as there:
+        with pytest.raises(TransportError, match="cannot be resolved"):
+            there.resolve("latest")
+        assert there.stats.retries == retries
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_ca_file_that_is_none_is_named(tls_registry: Registry, tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "my-ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with (
+        repository(tls_registry.host, "a", ONCE, ca_file=path) as there,
+        pytest.raises(UsageError, match=r"my-ca\.pem"),
+    ):
+        there.resolve("latest")
+
+
+def test_a_redirect_from_https_to_http_is_refused(
+    tls_registry: Registry, docker_config: Path, repository_name: str
+) -> None:
+    with repository(tls_registry.host, repository_name, ONCE, ca_file=tls_registry.ca_file) as there:
+        session = there._endpoint.session
+        with pytest.raises(TransportError, match="from HTTPS to HTTP"):
+            session.locate("http://elsewhere.test/blob")
+        assert str(session.locate(f"http://{tls_registry.host}/v2/x?y=1")) == f"https://{tls_registry.host}/v2/x?y=1"
+
+
+@contextmanager
+def tunnel(port: int) -> Iterator[int]:
+    """Carry the bytes of a port on 127.0.0.2 to a port on 127.0.0.1."""
+    with socket.create_server(("127.0.0.2", 0)) as server:
+
+        def carry(one: socket.socket, other: socket.socket) -> None:
+            try:
+                while data := one.recv(65536):
+                    other.sendall(data)
+                other.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+
+        def accept() -> None:
+            while True:
+                try:
+                    near, _ = server.accept()
+                except OSError:
+                    return
+                far = socket.create_connection(("127.0.0.1", port))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=carry, args=pair, daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+def test_a_loopback_server_that_answers_neither_is_a_transport_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def slam() -> None:
+            while True:
+                try:
+                    server.accept()[0].close()
+                except OSError:
+                    return
+
+        threading.Thread(target=slam, daemon=True).start()
+        with repository(f"127.0.0.1:{server.getsockname()[1]}", "a", ONCE) as there, pytest.raises(TransportError):
+            there.resolve("latest")
+
+
+def test_a_proxy_of_the_environment_is_not_used_for_loopback(
+    registry: Registry, repository_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    with repository(registry.host, repository_name, ONCE) as there:
+        assert not there.has_blob(BLOB)
+
+
+def test_a_proxy_of_the_environment_is_used_for_other_hosts(
+    registry: Registry, repository_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fault_proxy(registry.host) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://{proxy.host}")
+        proxy.fail("HEAD", "registry.test", status(200, content_length="600000"))
+        with repository("registry.test:5000", repository_name, ONCE, plain_http=True) as there:
+            assert there.has_blob(BLOB)
+        assert proxy.seen[0].path.startswith("http://registry.test:5000/v2/")
+
+
+def test_docker_hub_is_asked_at_its_own_address(docker_config: Path) -> None:
+    there = RegistryRepository("docker.io", "library/alpine")
+    assert str(there._endpoint.session.locate("/v2/")) == "https://registry-1.docker.io/v2/"
+    assert there.name == "docker.io/library/alpine"
+    there.close()
