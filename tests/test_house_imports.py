@@ -12,6 +12,7 @@ PACKAGE = ROOT / "nydusify"
 BASE = {"errors", "digest", "store", "hooks"}
 FORMATS = {"rafs", "oci", "registry", "backends"}
 WORK = {"build", "mount", "reports", "runtime"}
+COMMON = {"conversion"}
 STEPS = {"convert", "check", "copy", "pack", "optimize", "commit"}
 
 # What a room of nydusify may import of nydusify, besides itself.
@@ -29,8 +30,9 @@ ROOMS = {
     "mount": BASE | FORMATS,
     "reports": BASE | {"rafs", "oci"},
     "runtime": BASE | {"oci"},
-    **dict.fromkeys(STEPS, BASE | FORMATS | WORK | STEPS),
-    "cli": BASE | FORMATS | WORK | STEPS | {"project"},
+    "conversion": BASE | FORMATS | WORK,
+    **dict.fromkeys(STEPS, BASE | FORMATS | WORK | COMMON | STEPS),
+    "cli": BASE | FORMATS | WORK | COMMON | STEPS | {"project"},
 }
 
 # Who alone may import a library, as a path or the beginning of one. `nydusify run` is the one door upwards.

@@ -8,6 +8,7 @@ from nydusify.errors import FormatError, UnsupportedError
 from nydusify.rafs.spec import MAX_NAME, MAX_SYMLINK
 from nydusify.rafs.tree import Inode
 
+WHITEOUT = b".wh."
 IMPLICIT_MODE = stat.S_IFDIR | 0o755
 _DIRECTORY, _SYMLINK = stat.S_IFDIR, stat.S_IFLNK
 
@@ -41,7 +42,9 @@ class LayerTree:
             self._root(entry)
             return None
         name = parts.pop()
-        siblings = self._parent(parts, entry.name)
+        siblings = self._parent(parts, entry.name, name)
+        if siblings is None:
+            return None
         if entry.hardlink:
             self._link(entry, siblings, name)
             return None
@@ -59,7 +62,11 @@ class LayerTree:
         root.children = self.root.children
         self.root = root
 
-    def _parent(self, parts: list[bytes], path: bytes) -> dict[bytes, Inode]:
+    def _parent(self, parts: list[bytes], path: bytes, name: bytes) -> dict[bytes, Inode] | None:
+        """The entries beside ``name``; None for a whiteout below something that is not a directory.
+
+        umoci writes one for every former child of a directory that the same layer replaces; nothing is left to remove.
+        """
         children = self.root.children
         assert children is not None
         for part in parts:
@@ -67,6 +74,8 @@ class LayerTree:
             if node is None:
                 node = children[part] = Inode(IMPLICIT_MODE, children={}, implicit=True)
             if node.children is None:
+                if name.startswith(WHITEOUT):
+                    return None
                 what = "a symlink" if stat.S_ISLNK(node.mode) else "something that is not a directory"
                 raise FormatError(f"tar: {path[:200]!r} lies below {what} of the same layer")
             children = node.children

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from nydusify.build.layer_tree import WHITEOUT
 from nydusify.errors import FormatError
 from nydusify.rafs.spec import CHUNK, BlobFeature
 from nydusify.rafs.tree import BlobInfo, Bootstrap, ChunkTable, Inode, iter_tree
 
-WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
+OPAQUE = b".wh..wh..opq"
 MAX_SYMLINKS = 40
 """Followed in one path, as in the kernel."""
 

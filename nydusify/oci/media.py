@@ -48,6 +48,8 @@ ANNOTATION_CACHE_VERSION: Final = "containerd.io/snapshot/nydus-cache-version"
 ANNOTATION_COMMIT_BLOBS: Final = "containerd.io/snapshot/nydus-commit-blobs"
 ANNOTATION_PREFETCH_BLOB: Final = "containerd.io/snapshot/nydus-separated-blob-with-prefetch-files"
 ANNOTATION_REFERENCE_BLOB_IDS: Final = "containerd.io/snapshot/nydus-reference-blob-ids"
+ANNOTATION_OPTIONS_KEY: Final = "containerd.io/snapshot/nydus-options-key"
+"""Ours: with which options a blob or a whole image was built, so that a later run knows whether it still fits."""
 ANNOTATION_UNCOMPRESSED: Final = "containerd.io/uncompressed"
 """Diff id of a layer while it is being converted; never written into a manifest that lists its blobs."""
 

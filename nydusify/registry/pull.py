@@ -18,29 +18,29 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGN
 
 def open_blob(endpoint: Endpoint, descriptor: Descriptor) -> Iterator[bytes]:
     """Stream a blob, verified by digest and size; a transfer that is cut goes on where it stopped."""
-    return descriptor.digest.verify(_Download(endpoint, descriptor, 0, descriptor.size).pieces(), descriptor.size)
+    return descriptor.digest.verify(_Download(endpoint, descriptor).pieces(), descriptor.size)
 
 
 def read_blob_range(endpoint: Endpoint, descriptor: Descriptor, offset: int, length: int) -> bytes:
     """Exactly ``length`` bytes from ``offset``. Raises `FormatError` for a range that is not in the blob."""
     if offset < 0 or length < 0 or offset + length > descriptor.size:
         raise FormatError(f"blob {descriptor.digest} of {descriptor.size} bytes: no {length} bytes at {offset}")
-    return b"".join(_Download(endpoint, descriptor, offset, offset + length).pieces()) if length else b""
+    return b"".join(_limited(_Download(endpoint, descriptor, offset, offset + length).pieces(), length))
 
 
 class _Download:
     """The bytes from ``offset`` to ``end`` of a blob, over as many requests as it takes."""
 
-    def __init__(self, endpoint: Endpoint, descriptor: Descriptor, offset: int, end: int) -> None:
+    def __init__(self, endpoint: Endpoint, descriptor: Descriptor, offset: int = 0, end: int | None = None) -> None:
         self._endpoint = endpoint
         self._descriptor = descriptor
         self._offset = offset
-        self._end = end
+        self._end = descriptor.size if end is None else end
         self._ranges = True
         """Whether the server may be asked for ranges; not after it answered with another one."""
 
     def pieces(self) -> Iterator[bytes]:
-        """All bytes in order. More than asked for may come of a whole blob, so that `Digest.verify` sees the excess."""
+        """All bytes in order, and more than were asked for if the server sends more: the caller sees the excess."""
         patience = self._endpoint.patience()
         while self._offset < self._end:
             try:
@@ -71,9 +71,7 @@ class _Download:
         expect = (200, 206, 416) if headers else (200,)
         url = self._endpoint.blob_url(self._descriptor.digest)
         with self._endpoint.stream(Call(self._what, "GET", url, scopes, expect, headers)) as response:
-            skip = self._check(response)
-            left = None if self._whole else self._end - self._offset
-            yield from _limited(_skipped(self._counted(response), skip), left)
+            yield from _skipped(self._counted(response), self._check(response))
 
     def _check(self, response: httpx.Response) -> int:
         """How many bytes of the body come before the offset. Raises if the body cannot be what was asked for."""
@@ -120,16 +118,13 @@ def _skipped(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
         count = max(0, count - len(piece))
 
 
-def _limited(pieces: Iterator[bytes], count: int | None) -> Iterator[bytes]:
-    """The first ``count`` bytes of ``pieces``, or all of them.
+def _limited(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
+    """The first ``count`` bytes of ``pieces``.
 
     What ends there by itself is read to its end, because that keeps the connection open for the next request.
     """
     for piece in pieces:
-        if count is None:
-            yield piece
-        elif count == 0:
+        if not count:
             return
-        else:
-            yield piece[:count]
-            count -= min(count, len(piece))
+        yield piece[:count]
+        count -= min(count, len(piece))

@@ -48,10 +48,10 @@ class Call:
 
 
 class Session:
-    """Scheme, TLS, credentials and open connections of one registry. Use `open_session`."""
+    """Scheme, TLS, credentials and open connections of one registry. `Endpoint` shares it between repositories."""
 
     def __init__(self, registry: str, options: RegistryOptions) -> None:
-        """Opens no connection yet. Raises `UsageError` for a host name or CA file that cannot be used."""
+        """Opens no connection. Raises `UsageError` for what cannot be a host; for a CA file, the first request does."""
         self.registry = registry
         self.options = options
         host = HUB if registry in DOCKER_HUB_HOSTS else registry

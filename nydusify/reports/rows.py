@@ -9,8 +9,8 @@ from nydusify.reports.redact import redact
 MAX_TEXT = 2000
 """Characters kept of a text, so that no server decides how large a report is."""
 
-Verdict = Literal["verified", "unverified", "failed"]
-"""``verified``: read back and right. ``unverified``: written, not read back. ``failed``: see the error columns."""
+Verdict = Literal["verified", "unverified", "unchanged", "failed"]
+"""``verified``: read back and right. ``unverified``: written, not read back. ``unchanged``: there already. ``failed``: see the error columns."""
 
 Origin = Literal["built", "store", "target"]
 """Where the blob came from: built in this run, found in the store, or found at the target."""
