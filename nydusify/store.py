@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import mkstemp
 from typing import Any, BinaryIO
 
 from nydusify.digest import Digest
@@ -56,9 +56,14 @@ class NewFile:
         with _store_errors(f"store: {target}"):
             self.file.flush()
             os.fsync(self.file.fileno())
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._path.replace(target)
+            self.rename(target)
         return target
+
+    def rename(self, target: Path) -> None:
+        """Put what was written under ``target``, without waiting for the disk."""
+        self.file.flush()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._path.replace(target)
 
 
 class Store:
@@ -86,11 +91,12 @@ class Store:
         folder = self.root / "tmp"
         with _store_errors(f"store: {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-            file = NamedTemporaryFile(dir=folder, delete=False)
-        path = Path(file.name)
+            descriptor, name = mkstemp(dir=folder)
+        path = Path(name)
         try:
-            with file, _store_errors(f"store: {path}"):
-                yield NewFile(file.file, path, self)
+            with os.fdopen(descriptor, "wb") as file, _store_errors(f"store: {path}"):
+                os.fchmod(file.fileno(), 0o644)
+                yield NewFile(file, path, self)
         finally:
             with suppress(OSError):
                 path.unlink()
@@ -112,7 +118,7 @@ class Store:
             return new.commit(digest)
 
     def read(self, digest: Digest) -> bytes:
-        """The content of ``digest``, verified. Raises `StoreError` if it is not here, `DigestMismatch` if it changed."""
+        """The verified content of ``digest``. Raises `StoreError` if it is not here, `DigestMismatch` if it changed."""
         with _store_errors(f"store: {digest}"):
             content = self.path(digest).read_bytes()
         if Digest.of(content) != digest:
@@ -137,9 +143,7 @@ class Store:
         target = self.root / "notes" / kind / key
         with self.new_file() as new, _store_errors(f"store: {target}"):
             new.file.write(json.dumps(value, sort_keys=True).encode())
-            new.file.flush()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(new.file.name, target)
+            new.rename(target)
 
     def prune(self, limit: int) -> int:
         """Delete the files unused for longest until ``limit`` bytes remain; return the bytes that were freed.

@@ -10,6 +10,7 @@ from pathlib import Path
 from nydusify.build.layer import LayerFacts, build_layer
 from nydusify.build.merge import merge_layers
 from nydusify.build.options import BuildOptions
+from nydusify.digest import Digest
 from nydusify.rafs.reader import read_bootstrap
 from nydusify.rafs.spec import Compressor
 from nydusify.rafs.tree import Bootstrap
@@ -63,13 +64,17 @@ def pieces(data: bytes, size: int = 1 << 16) -> Iterator[bytes]:
 
 
 def build_bytes(
-    data: bytes | Iterable[bytes], options: BuildOptions | None = None, compression: str = "none", threads: int = 2
+    data: bytes | Iterable[bytes],
+    options: BuildOptions | None = None,
+    compression: str = "none",
+    threads: int = 2,
+    diff_id: Digest | None = None,
 ) -> Built:
     """Build the layer ``data``, an archive or its pieces."""
     blob = io.BytesIO()
     with ThreadPoolExecutor(threads) as pool:
         parts = pieces(data) if isinstance(data, bytes) else data
-        built = build_layer(parts, compression, blob, options or BuildOptions(), pool)
+        built = build_layer(parts, compression, blob, options or BuildOptions(), pool, diff_id)
     return Built(built.facts, built.bootstrap, built.bootstrap_bytes, built.blob_meta, blob.getvalue())
 
 

@@ -73,6 +73,15 @@ def test_a_loopback_registry_over_http_needs_no_option(registry: Registry, repos
         assert there.stats.retries == 0
 
 
+def test_a_loopback_registry_may_have_an_ipv6_address(registry: Registry, repository_name: str) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with tunnel(registry.port, "::1") as port, repository(f"[::1]:{port}", repository_name, ONCE) as there:
+        assert not there.has_blob(BLOB)
+
+
 def test_another_host_is_not_asked_over_http(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve = socket.getaddrinfo
 
@@ -126,9 +135,10 @@ def test_a_redirect_from_https_to_http_is_refused(
 
 
 @contextmanager
-def tunnel(port: int) -> Iterator[int]:
-    """Carry the bytes of a port on 127.0.0.2 to a port on 127.0.0.1."""
-    with socket.create_server(("127.0.0.2", 0)) as server:
+def tunnel(port: int, host: str = "127.0.0.2") -> Iterator[int]:
+    """Carry the bytes of a port on another loopback address to a port on 127.0.0.1."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
 
         def carry(one: socket.socket, other: socket.socket) -> None:
             try:
@@ -185,6 +195,17 @@ def test_a_proxy_of_the_environment_is_used_for_other_hosts(
         with repository("registry.test:5000", repository_name, ONCE, plain_http=True) as there:
             assert there.has_blob(BLOB)
         assert proxy.seen[0].path.startswith("http://registry.test:5000/v2/")
+
+
+@pytest.mark.parametrize("proxy", ["ftp://user:s3cret@proxy.test", "http://user:s3cret@proxy.test:port"])
+def test_a_proxy_of_the_environment_that_cannot_be_used_is_said_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with repository("registry.test", "a", ONCE) as there, pytest.raises(UsageError, match="proxy") as caught:
+        there.resolve("latest")
+    assert "HTTPS_PROXY" in str(caught.value.advice)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_docker_hub_is_asked_at_its_own_address(docker_config: Path) -> None:

@@ -78,7 +78,9 @@ def frame_v6(blob: BlobFile, chunks: ChunkTable, options: BuildOptions, bootstra
         size = blob.offset
         plain_size = align(int(chunks["uoffset"][-1] + chunks["usize"][-1]), BLOCK)
         header = fmt.tar_header(fmt.SECTION_DATA, size)
-        framer.toc.append((fmt.TOC_FLAG[Compressor.NONE], fmt.SECTION_DATA, blob.digest_with(header), 0, size, plain_size))
+        framer.toc.append(
+            (fmt.TOC_FLAG[Compressor.NONE], fmt.SECTION_DATA, blob.digest_with(header), 0, size, plain_size)
+        )
         blob.write(header)
         meta, info = _chunk_information(framer, chunks, options)
         digests = chunks["digest"].tobytes()
@@ -86,7 +88,9 @@ def frame_v6(blob: BlobFile, chunks: ChunkTable, options: BuildOptions, bootstra
         infos = [_info(blob.offset, plain_size, len(chunks), options, V6_FEATURES, info)]
     plain = bootstrap(infos)
     stored = compress_function(Compressor.ZSTD)(plain)
-    framer.section(fmt.SECTION_BOOTSTRAP, plain, stored, Compressor.ZSTD if len(stored) < len(plain) else Compressor.NONE)
+    framer.section(
+        fmt.SECTION_BOOTSTRAP, plain, stored, Compressor.ZSTD if len(stored) < len(plain) else Compressor.NONE
+    )
     framer.finish()
     return plain, meta
 

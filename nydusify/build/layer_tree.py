@@ -111,6 +111,8 @@ class LayerTree:
         elif kind == _SYMLINK:
             target = entry.target
             if not target or len(target) > MAX_SYMLINK or b"\0" in target:
-                raise FormatError(f"tar: symlink {entry.name[:200]!r} has a target of {len(target)} bytes, or a NUL in it")
+                raise FormatError(
+                    f"tar: symlink {entry.name[:200]!r} has a target of {len(target)} bytes, or a NUL in it"
+                )
             inode.target, inode.size = target, len(target)
         return inode

@@ -41,7 +41,9 @@ def merge_layers(layers: Sequence[Bootstrap], prefetch: Sequence[bytes] = ()) ->
         _apply(root, layer.root, _lower_links(root, layer.root))
     blobs, chunks = _merge_chunks(root, layers)
     last = layers[-1]
-    return Bootstrap(first.version, first.chunk_size, last.compressor, last.digester, root, blobs, chunks, list(prefetch))
+    return Bootstrap(
+        first.version, first.chunk_size, last.compressor, last.digester, root, blobs, chunks, list(prefetch)
+    )
 
 
 Trail = list[tuple[bytes, Inode]]
@@ -79,7 +81,7 @@ def _walk(start: Trail, path: bytes, *, follow_last: bool) -> Trail | None:
 
 
 def _lower_links(lower: Inode, upper: Inode) -> Links:
-    """What the layer's hard links mean whose target was not in it: a lower layer's file, else a later entry of its own."""
+    """What hard links mean whose target was not in their layer: a lower layer's file, else a later entry of its own."""
     links: Links = {}
     for path, node in iter_tree(upper):
         if not node.lower_link or id(node) in links:
@@ -105,7 +107,8 @@ def _apply(root: Inode, layer: Inode, links: Links) -> None:
         if not upper.implicit:
             _take_attributes(lower, upper)
         children, entries = lower.children, upper.children
-        assert children is not None and entries is not None
+        assert children is not None
+        assert entries is not None
         for name in entries:
             if name == OPAQUE:
                 children.clear()

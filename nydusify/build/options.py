@@ -31,7 +31,9 @@ class BuildOptions:
             raise UsageError(f"compressor {self.compressor.name.lower()} can be read but not written")
         size = self.chunk_size
         if size & (size - 1) or not MIN_CHUNK_SIZE <= size <= MAX_CHUNK_SIZE:
-            raise UsageError(f"chunk size {size:#x} is not a power of two from {MIN_CHUNK_SIZE:#x} to {MAX_CHUNK_SIZE:#x}")
+            raise UsageError(
+                f"chunk size {size:#x} is not a power of two from {MIN_CHUNK_SIZE:#x} to {MAX_CHUNK_SIZE:#x}"
+            )
 
     @property
     def key(self) -> str:

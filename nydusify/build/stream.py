@@ -21,6 +21,9 @@ MAX_ZSTD_WINDOW_LOG = 27
 """128 MiB, the largest window that zstd itself opens without being told to."""
 
 
+DAMAGE: tuple[type[Exception], ...] = (EOFError, igzip.BadGzipFile, isal_zlib.error, zstd.ZstdError)
+
+
 class _Pieces(io.RawIOBase):
     """The bytes of an iterator as a file."""
 
@@ -54,7 +57,7 @@ class _Zstd(io.RawIOBase):
         self._started = False
 
     def _new_frame(self) -> None:
-        options = {zstd.DecompressionParameter.window_log_max: MAX_ZSTD_WINDOW_LOG}
+        options = {int(zstd.DecompressionParameter.window_log_max): MAX_ZSTD_WINDOW_LOG}
         self._frame = zstd.ZstdDecompressor(options=options)
 
     def readable(self) -> bool:
@@ -104,14 +107,14 @@ class PlainLayer(io.RawIOBase):
 
 @contextmanager
 def open_layer(pieces: Iterable[bytes], compression: str) -> Iterator[tuple[BinaryIO, PlainLayer]]:
-    """Read a layer of ``compression`` ``gzip``, ``zstd`` or ``none``; several gzip members or zstd frames are one stream.
+    """Read a layer (``gzip``, ``zstd`` or ``none``); several gzip members or zstd frames are one stream.
 
     Gives the tar stream and the object that knows size and diff id once the stream is read to its end. Damaged
     compression raises `FormatError` while reading; errors of ``pieces`` pass through.
     """
     raw = _Pieces(pieces)
     if compression == "gzip":
-        source: Any = igzip_threaded.open(cast(BinaryIO, raw), "rb", block_size=PIECE)
+        source: Any = igzip_threaded.open(raw, "rb", block_size=PIECE)  # type: ignore[no-untyped-call]
     elif compression == "zstd":
         source = _Zstd(pieces)
     else:
@@ -121,7 +124,7 @@ def open_layer(pieces: Iterable[bytes], compression: str) -> Iterator[tuple[Bina
         yield cast(BinaryIO, io.BufferedReader(plain, PIECE)), plain
         if compression == "gzip" and raw.empty:
             raise FormatError("layer: no data")
-    except (EOFError, igzip.BadGzipFile, isal_zlib.error, zstd.ZstdError) as error:
+    except DAMAGE as error:
         raise FormatError(f"layer: damaged {compression} data ({error})") from error
     finally:
         source.close()

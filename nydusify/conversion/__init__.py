@@ -1,4 +1,4 @@
-"""The steps of a conversion. Each is safe to repeat: what its output needs and the store already holds is not done again.
+"""The steps of a conversion. Each is safe to repeat: what the store already holds is not made again.
 
 ```
 location    where an image is, as a small value, and how to open it

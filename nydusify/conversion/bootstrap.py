@@ -43,7 +43,10 @@ def merge_bootstrap(
     bootstraps = []
     for built in layers:
         blob = built.facts.blob
-        bootstraps.append(fresh.pop(blob, None) or read_bootstrap(store.read(built.bootstrap), blob_id=blob.hex))
+        if blob in fresh:
+            bootstraps.append(fresh.pop(blob))
+        else:
+            bootstraps.append(read_bootstrap(store.read(built.bootstrap), blob_id=blob.hex))
     merged = merge_layers(bootstraps, prefetch)
     content = write_bootstrap(merged)
     metas = {built.facts.blob.hex: store.read(built.meta) for built in layers if built.meta is not None}
@@ -74,7 +77,10 @@ def bootstrap_tar(bootstrap: bytes, metas: Mapping[str, bytes]) -> bytes:
         folder = tarfile.TarInfo("image")
         folder.type, folder.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(folder)
-        for name, content in {"image.boot": bootstrap, **{f"{blob}.blob.meta": meta for blob, meta in metas.items()}}.items():
+        for name, content in {
+            "image.boot": bootstrap,
+            **{f"{blob}.blob.meta": meta for blob, meta in metas.items()},
+        }.items():
             member = tarfile.TarInfo(f"image/{name}")
             member.size, member.mode = len(content), 0o444
             tar.addfile(member, io.BytesIO(content))

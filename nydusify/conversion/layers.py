@@ -18,6 +18,7 @@ from nydusify.rafs.reader import read_bootstrap
 from nydusify.rafs.tree import Bootstrap
 from nydusify.store import Store
 
+
 def pull_layer(repository: Repository, store: Store, descriptor: Descriptor) -> int:
     """Bring a layer into the store; return the bytes pulled, 0 when it was there."""
     if store.has(descriptor.digest, descriptor.size):

@@ -45,7 +45,9 @@ class ImageOptions:
 
     def key(self, source_reference: str) -> str:
         """16 hex digits that differ when the target of equal sources may differ."""
-        state = hashlib.sha256(f"{self.build.key} {self.oci} {self.merge_platform} {source_reference} {BUILDER}".encode())
+        state = hashlib.sha256(
+            f"{self.build.key} {self.oci} {self.merge_platform} {source_reference} {BUILDER}".encode()
+        )
         for path in self.prefetch:
             state.update(b"\0" + path)
         return state.hexdigest()[:16]
@@ -78,6 +80,13 @@ def look_at_target(target: Repository, tag: str, build_key: str) -> Present:
                 _note_image(present, entry, manifest, build_key)
         return present
     return Present()
+
+
+def reusable_layers(target: Repository, present: Present) -> dict[Digest, Descriptor]:
+    """Blobs by source layer that need not be built again. An archive is written anew, so none that it holds count."""
+    from nydusify.oci.archive_writer import ArchiveWriter
+
+    return {} if isinstance(target, ArchiveWriter) else present.layers
 
 
 def _note_image(present: Present, entry: Descriptor, manifest: Manifest, build_key: str) -> None:
@@ -131,9 +140,7 @@ def publish_image(
     pushed += target.write_blob(manifest.config, config)
     content = manifest.to_bytes()
     described = manifest.descriptor()
-    entry = Descriptor(
-        described.media_type, described.digest, described.size, image.entry.annotations, image.platform
-    )
+    entry = Descriptor(described.media_type, described.digest, described.size, image.entry.annotations, image.platform)
     size = manifest.config.size + sum(layer.size for layer in manifest.layers)
     return PublishedImage(entry, size, pushed + len(content)), content
 

@@ -87,7 +87,7 @@ def _common(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _times(facts: RunFacts) -> dict[str, int]:
+def _times(facts: RunFacts) -> dict[str, Any]:
     return {f"{stage}_ns": facts.watch.elapsed(stage) for stage in STAGES} | {
         "elapsed_ns": facts.watch.elapsed("total")
     }
@@ -126,9 +126,7 @@ def _conversion_row(facts: RunFacts, image: ImageResult, result: ConvertResult) 
     )
 
 
-def _layer_row(
-    facts: RunFacts, image: SourceImage, index: int, layer: LayerResult, result: ConvertResult
-) -> LayerRow:
+def _layer_row(facts: RunFacts, image: SourceImage, index: int, layer: LayerResult, result: ConvertResult) -> LayerRow:
     descriptor, built = layer.source.descriptor, layer.built
     known = built.facts.tar_size > 0  # a blob found at the target does not say what its tar was like
     return LayerRow(

@@ -75,4 +75,6 @@ class ConvertResult:
     @property
     def layers(self) -> tuple[LayerResult, ...]:
         """Every layer of all platforms, each once."""
-        return tuple({layer.source.descriptor.digest: layer for image in self.images for layer in image.layers}.values())
+        return tuple(
+            {layer.source.descriptor.digest: layer for image in self.images for layer in image.layers}.values()
+        )

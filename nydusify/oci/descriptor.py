@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from nydusify.digest import Digest
-from nydusify.errors import FormatError
 
 MAX_SIZE = 1 << 62
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from nydusify.rafs.spec import CHUNK, BlobFeature, Cipher, Compressor, Digester, SuperFlag
 
+NO_FLAGS = SuperFlag(0)
 ChunkTable = npt.NDArray[np.void]
 """An array of `CHUNK` records."""
 
@@ -88,7 +89,7 @@ class Bootstrap:
     chunks: ChunkTable = field(default_factory=lambda: np.empty(0, CHUNK))
     prefetch: list[bytes] = field(default_factory=list)
     """Paths of the prefetch table, in its order; ``/`` alone means everything."""
-    flags: SuperFlag = SuperFlag(0)
+    flags: SuperFlag = NO_FLAGS
     """As read. Writers work the flags out anew and keep only `SuperFlag.TARFS` from here."""
 
 

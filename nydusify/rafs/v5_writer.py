@@ -10,8 +10,15 @@ import numpy.typing as npt
 from nydusify.errors import FormatError
 from nydusify.rafs import v5
 from nydusify.rafs.codec import digest_function
-from nydusify.rafs.numbering import Directory, Ints, Numbering, check_sizes, chunk_references, number_tree
-from nydusify.rafs.numbering import with_file_offsets
+from nydusify.rafs.numbering import (
+    Directory,
+    Ints,
+    Numbering,
+    check_sizes,
+    chunk_references,
+    number_tree,
+    with_file_offsets,
+)
 from nydusify.rafs.prefetch import prefetched
 from nydusify.rafs.spec import BLOCK, CHUNK, DIGEST_SIZE, align
 from nydusify.rafs.tree import BlobInfo, Bootstrap, Inode
@@ -34,9 +41,9 @@ def write_v5(bootstrap: Bootstrap) -> bytes:
     extended_at = blobs_at + len(blob_table)
     first_record = extended_at + len(extended)
 
-    records = _records(bootstrap, numbering, entries, counts, references)
-    offsets = first_record + np.cumsum([0] + [len(record) for record in records[:-1]])
-    length = int(offsets[-1]) + len(records[-1])
+    records, starts = _records(bootstrap, numbering, entries, counts, references)
+    offsets = first_record + np.array(starts)
+    length = first_record + len(records)
     if length > v5.MAX_BOOTSTRAP:
         raise FormatError(f"a v5 bootstrap of {length} bytes; readers take {v5.MAX_BOOTSTRAP}")
     block = np.zeros(1, v5.SUPER_BLOCK)
@@ -50,7 +57,7 @@ def write_v5(bootstrap: Bootstrap) -> bytes:
     block["extended_entries"], block["extended_table"] = len(bootstrap.blobs), extended_at
     table = (offsets >> 3).astype("<u4").tobytes()
     prefetch_bytes = np.array(prefetch, "<u4").tobytes()
-    return b"".join([block.tobytes(), _padded(table), _padded(prefetch_bytes), blob_table, extended, *records])
+    return b"".join([block.tobytes(), _padded(table), _padded(prefetch_bytes), blob_table, extended, records])
 
 
 def _padded(data: bytes) -> bytes:
@@ -113,27 +120,28 @@ def _directory_size(directory: Directory) -> int:
 
 def _records(
     bootstrap: Bootstrap, numbering: Numbering, entries: _Entries, counts: Ints, references: Ints
-) -> list[bytes]:
+) -> tuple[bytearray, list[int]]:
+    """The records of all entries, one behind the other, and where each begins."""
     chunks = with_file_offsets(bootstrap.chunks, references, counts, bootstrap.chunk_size)
     chunk_bytes = chunks.tobytes()
-    starts = (np.cumsum(counts) - counts).tolist()
+    first_chunk = (np.cumsum(counts) - counts).tolist()
     xattrs = [pack_xattrs(inode.xattrs) if inode.xattrs else b"" for inode in numbering.inodes]
     digests = _digests(bootstrap, numbering, counts, chunks["digest"].tobytes())
     fixed = _fixed_parts(numbering, entries, counts, xattrs, digests).tobytes()
     size, chunk_size, numbers, names = v5.INODE.itemsize, CHUNK.itemsize, entries.numbers, entries.names
-    records = []
-    for index, number in enumerate(numbers):
+    # One buffer: an object a record would take more memory than the records.
+    records, starts = bytearray(), []
+    for index, (number, count) in enumerate(zip(numbers, counts[numbers].tolist(), strict=True)):
         name, target = names[index], numbering.inodes[number].target
-        record = fixed[index * size : index * size + size] + name + bytes(-len(name) % 8)
+        starts.append(len(records))
+        records += fixed[index * size : index * size + size] + name + bytes(-len(name) % 8)
         if target:
-            record += _padded(target)
-        record += xattrs[number]
-        count = int(counts[number])
+            records += _padded(target)
+        records += xattrs[number]
         if count:
-            start = starts[number] * chunk_size
-            record += chunk_bytes[start : start + count * chunk_size]
-        records.append(record)
-    return records
+            start = first_chunk[number] * chunk_size
+            records += chunk_bytes[start : start + count * chunk_size]
+    return records, starts
 
 
 def pack_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
@@ -174,7 +182,7 @@ def _fixed_parts(
         (v5.PRIVATE_IMPLICIT if inode.implicit else 0) | (v5.PRIVATE_LOWER_LINK if inode.lower_link else 0)
         for inode in inodes
     ]
-    records = per_inode[numbers]
+    records: npt.NDArray[Any] = per_inode[numbers]
     records["parent"], records["ino"] = entries.parents, entries.inos
     records["name_size"] = [len(name) for name in entries.names]
     return records

@@ -10,11 +10,13 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from nydusify.errors import FormatError
+from nydusify.errors import FormatError, UnsupportedError
 from nydusify.rafs import v6
 from nydusify.rafs.numbering import Directory, Ints, Numbering
 from nydusify.rafs.spec import BLOCK, align
 
+MAX_XATTR_AREA = v6.XATTR_HEADER_SIZE + 4 * 0xFFFE
+"""Bytes of one inode's xattrs: its count is one more than the words of 4 bytes behind their header."""
 _INODE, _DIRENT = v6.INODE_EXTENDED.itemsize, v6.DIRENT.itemsize
 
 
@@ -47,7 +49,11 @@ class Page:
 
 def _pages(directory: Directory) -> list[Page]:
     """Fill blocks greedily; a block holds whole entries only."""
-    entries = [*zip(directory.names, directory.children, strict=True), (b".", directory.number), (b"..", directory.parent)]
+    entries = [
+        *zip(directory.names, directory.children, strict=True),
+        (b".", directory.number),
+        (b"..", directory.parent),
+    ]
     entries.sort()
     pages: list[Page] = []
     size = BLOCK + 1
@@ -64,7 +70,10 @@ def _pages(directory: Directory) -> list[Page]:
 
 
 def pack_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
-    """The xattr area behind an inode, names in byte order. Raises `FormatError` for other namespaces."""
+    """The xattr area behind an inode, names in byte order.
+
+    Raises `FormatError` for other namespaces, `UnsupportedError` for more bytes than an inode's 16-bit count holds.
+    """
     area = bytearray(v6.XATTR_HEADER_SIZE)
     for name in sorted(xattrs):
         for prefix, text in v6.XATTR_PREFIXES.items():
@@ -76,6 +85,10 @@ def pack_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
                 break
         else:
             raise FormatError(f"xattr {name!r} has no place in RAFS")
+    if len(area) > MAX_XATTR_AREA:
+        raise UnsupportedError(
+            f"xattrs of one file take {len(area)} bytes; RAFS v6 holds {MAX_XATTR_AREA}", advice="Convert to RAFS v5."
+        )
     return bytes(area)
 
 

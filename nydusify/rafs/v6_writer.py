@@ -181,5 +181,3 @@ def _blob_table(blobs: list[BlobInfo]) -> bytes:
         row["toc_size"], row["toc_digest"] = blob.toc_size, blob.toc_digest
         row["meta_digest"], row["meta_size"] = blob.meta_digest, blob.meta_size
     return table.tobytes()
-
-

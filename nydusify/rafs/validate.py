@@ -149,7 +149,7 @@ def check_chunks(chunks: ChunkTable, blobs: list[BlobInfo], chunk_size: int) -> 
         raise FormatError("a chunk with unknown flags")
     if int(usize.min()) == 0 or int(usize.max()) > chunk_size:
         raise FormatError(f"a chunk of {int(usize.min()) and int(usize.max())} bytes, where a chunk has {chunk_size}")
-    if not _inside(chunks["uoffset"], usize, plain[number]) or not _inside(chunks["coffset"], csize, stored[number]):
+    if not inside(chunks["uoffset"], usize, plain[number]) or not inside(chunks["coffset"], csize, stored[number]):
         raise FormatError("a chunk beyond the end of its blob")
     _check_stored_sizes(chunks, blobs)
 
@@ -158,7 +158,7 @@ def _stored_limit(blob: BlobInfo) -> int:
     return 2 * MAX_STORED if blob.features & _NO_STORED_PLACE else blob.compressed_size
 
 
-def _inside(offset: npt.NDArray[np.uint64], size: npt.NDArray[np.uint32], limit: npt.NDArray[np.uint64]) -> bool:
+def inside(offset: npt.NDArray[np.uint64], size: npt.NDArray[np.uint32], limit: npt.NDArray[np.uint64]) -> bool:
     return not np.any((offset > limit) | (size > limit - np.minimum(offset, limit)))
 
 

@@ -12,6 +12,7 @@ endpoint    one repository on a session: requests with retries and counters
   session     connections of one registry: scheme, TLS, redirects, one attempt of a request
   auth        challenges and tokens;  credentials: the Docker config and its helpers
   errors      HTTP and network failures as this package's errors;  retry: how long to go on trying
+logs        what httpx logs, without secrets
 web         the import of httpx
 ```
 """

@@ -18,7 +18,8 @@ Reason = TypeVar("Reason", bound=BaseException)
 MAX_TEXT = 300
 """Characters of a server's own words that a message may hold."""
 MAX_BODY_TEXT = 4096
-TRANSIENT_STATUS = frozenset((408, 500, 502, 504))
+TRANSIENT_STATUS = frozenset((408, 500, 502, 504, *range(520, 528)))
+"""The last ones are Cloudflare's, which is before Docker Hub, for an origin that it cannot reach."""
 BUSY_STATUS = frozenset((429, 503))
 ADVICE_TLS = (
     "If the registry's certificate is signed by your own authority, name it with --ca-file; "

@@ -60,7 +60,7 @@ class Manifests:
             "PUT",
             endpoint.manifest_url(where),
             push_scopes(endpoint.repository),
-            expect=(201,),
+            expect=(200, 201, 202),  # 201 by the specification; others do occur
             headers={"content-type": descriptor.media_type},
             body=content,
             patient=True,

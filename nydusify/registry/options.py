@@ -49,7 +49,7 @@ class Stats:
         self.requests = 0
         """HTTP requests sent, with redirects and retries, but without those to token servers."""
         self.retries = 0
-        """Failures that were followed by another try."""
+        """Failures that were followed by another try, also without those at token servers."""
         self.bytes_pulled = 0
         """Blob and manifest bytes received, also those received twice."""
         self.bytes_pushed = 0

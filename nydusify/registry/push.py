@@ -151,13 +151,13 @@ class _Upload:
             method,
             url,
             self._scopes,
-            expect=(202 if method == "PATCH" else 201, 400, 404, 416),
+            expect=((202, 204) if method == "PATCH" else (201,)) + (400, 404, 416),
             headers=headers,
             body=lambda: self._pieces(end),
             patient=method == "PUT",
         )
         answer = self._endpoint.once(call)
-        if answer.status not in (201, 202):
+        if answer.status >= 400:
             raise self._refusal(call, answer)
         self._reached(end)
         if method == "PATCH":
@@ -171,8 +171,9 @@ class _Upload:
             self._check_content()
             return DigestMismatch(str(error))
         if answer.status == 416 or "DIGEST_INVALID" in codes or any(code.startswith("BLOB_UPLOAD") for code in codes):
-            # The registry has another offset than ours, or has forgotten the upload: ask, or begin again.
-            self._location = self._location if answer.status == 416 else ""
+            # The registry has another offset than ours, or has forgotten the upload: ask, or begin again. It is not
+            # asked twice, because of "0-0" (see `_find_offset`).
+            self._location = self._location if answer.status == 416 and not self._resumed else ""
             return Interrupted(str(error))
         return error
 

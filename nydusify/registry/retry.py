@@ -15,7 +15,7 @@ PROGRESS = 1 << 20
 
 
 class Interrupted(TransportError):
-    """A failure that may pass: a reset, a time-out, an early end, HTTP 408, 500, 502 or 504."""
+    """A failure that may pass: a reset, a time-out, an early end, HTTP 408, 500, 502, 504 or 520 to 527."""
 
 
 TRANSIENT = (Interrupted, RetryLater)

@@ -13,6 +13,7 @@ from nydusify.errors import AuthError, TransportError, UsageError
 from nydusify.registry.auth import MAX_TOKEN, Authenticator, Scopes, TokenRequest
 from nydusify.registry.credentials import DOCKER_HUB_HOSTS
 from nydusify.registry.errors import network_error, network_errors, status_error
+from nydusify.registry.logs import keep_secrets_out_of_logs
 from nydusify.registry.options import RegistryOptions, Stats
 from nydusify.registry.retry import TRANSIENT, Patience
 from nydusify.registry.tls import is_loopback, speaks_tls, tls_context
@@ -67,7 +68,8 @@ class Session:
         self._reached: set[str] = set()
         """Hosts that have answered, so that a refused connection is a passing trouble and not a wrong name."""
         self._auth = Authenticator(registry, self._fetch_token, self._may_send_credentials)
-        self._token_stats: Stats = Stats()
+        self._token_stats = Stats()
+        keep_secrets_out_of_logs()
 
     def close(self) -> None:
         with self._lock:
@@ -183,12 +185,22 @@ class Session:
     def _client(self, scheme: str) -> httpx.Client:
         with self._lock:
             if scheme not in self._clients:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if scheme == "http" else tls_context(self.options)
-                limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.options.concurrency)
-                # As in Go's ProxyFromEnvironment: HTTP_PROXY and HTTPS_PROXY count, but not for the loopback.
-                direct = {f"all://{self._https.host}": None} if is_loopback(self._https.host) else None
-                self._clients[scheme] = httpx.Client(verify=context, limits=limits, mounts=direct)
+                self._clients[scheme] = self._new_client(scheme)
             return self._clients[scheme]
+
+    def _new_client(self, scheme: str) -> httpx.Client:
+        # For HTTP, an empty context: loading the authorities takes 20 ms.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if scheme == "http" else tls_context(self.options)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.options.concurrency)
+        # As in Go's ProxyFromEnvironment: HTTP_PROXY and HTTPS_PROXY count, but not for the loopback.
+        host = self._https.host
+        direct = {f"all://[{host}]" if ":" in host else f"all://{host}": None} if is_loopback(host) else None
+        try:
+            return httpx.Client(verify=context, limits=limits, mounts=direct)
+        except (httpx.InvalidURL, ValueError, ImportError):
+            # Not the address itself: it may hold a password.
+            advice = "Set HTTP_PROXY, HTTPS_PROXY and ALL_PROXY to http:// or https:// addresses, or unset them."
+            raise UsageError("a proxy named in the environment cannot be used", advice=advice) from None
 
     def _fetch_token(self, request: TokenRequest) -> bytes:
         """The body of a token server's answer. Raises `AuthError` if it refuses."""

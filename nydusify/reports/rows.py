@@ -10,7 +10,8 @@ MAX_TEXT = 2000
 """Characters kept of a text, so that no server decides how large a report is."""
 
 Verdict = Literal["verified", "unverified", "unchanged", "failed"]
-"""``verified``: read back and right. ``unverified``: written, not read back. ``unchanged``: there already. ``failed``: see the error columns."""
+"""``verified``: read back and right. ``unverified``: written, not read back. ``unchanged``: was there already.
+``failed``: see the error columns."""
 
 Origin = Literal["built", "store", "target"]
 """Where the blob came from: built in this run, found in the store, or found at the target."""

@@ -1,0 +1,5 @@
+"""``python -m nydusify``."""
+
+from nydusify.cli.main import main
+
+main()
