@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import ConvertParameters
+from nydusify.conversion.job import Job
 from nydusify.conversion.record import Record, summary
 from nydusify.conversion.result import ConvertResult
 from tasks import images, layers
@@ -34,15 +35,14 @@ def convert_image(parameters: ConvertParameters) -> dict[str, Any]:
     job = parameters.job()
     record = Record(job, flow_run.id or uuid4().hex, parameters.reports)
     with record.watching():
-        result = _convert(parameters, record)
+        result = _convert(job, record, parameters.verify)
     result = record.finish(result)
     if parameters.store_limit:
         job.store.prune(parameters.store_limit)
     return summary(result)
 
 
-def _convert(parameters: ConvertParameters, record: Record) -> ConvertResult:
-    job = parameters.job()
+def _convert(job: Job, record: Record, verify: bool) -> ConvertResult:
     fetched = record.fetched(images.fetch_manifest(job))
     if fetched.unchanged is not None:
         return record.unchanged(fetched)
@@ -53,4 +53,4 @@ def _convert(parameters: ConvertParameters, record: Record) -> ConvertResult:
     bootstraps = [images.merge_bootstrap.submit(job, image, built) for image in fetched.images]
     merged = [bootstrap.result() for bootstrap in bootstraps]
     published = images.push_manifest(job, fetched, built, merged)
-    return record.converted(fetched, merged, published, images.verify(job, published) if parameters.verify else None)
+    return record.converted(fetched, merged, published, images.verify(job, published) if verify else None)

@@ -66,6 +66,9 @@ class ConvertParameters(BaseModel):
         le=MAX_CHUNK_SIZE,
         examples=[0x100000],
     )
+    fs_align_chunk: bool = Field(
+        False, title="Align chunks", description="Let chunks begin on 4 KiB in RAFS 5 too; in RAFS 6 they always do."
+    )
     prefetch: list[str] = Field(
         default=["/"],
         title="Prefetch",
@@ -84,6 +87,13 @@ class ConvertParameters(BaseModel):
         title="CA file",
         description="PEM file of authorities to trust besides the system's.",
         examples=["/etc/ca.pem"],
+    )
+    retry_count: int = Field(
+        5,
+        title="Retries",
+        description="How often in a row a request is sent again, before its task is.",
+        ge=0,
+        le=100,
     )
     work_dir: str = Field(
         "",
@@ -105,6 +115,20 @@ class ConvertParameters(BaseModel):
     )
     verify: bool = Field(True, title="Verify", description="Read the pushed image back.")
 
+    @field_validator("platforms")
+    @classmethod
+    def _are_platforms(cls, platforms: list[str]) -> list[str]:
+        for platform in platforms:
+            parse_platform(platform)
+        return platforms
+
+    @field_validator("prefetch")
+    @classmethod
+    def _are_absolute(cls, prefetch: list[str]) -> list[str]:
+        if not all(path.startswith("/") for path in prefetch):
+            raise ValueError("paths in the image begin with a /")
+        return prefetch
+
     @field_validator("reports")
     @classmethod
     def _has_no_credentials(cls, reports: str) -> str:
@@ -124,6 +148,7 @@ class ConvertParameters(BaseModel):
             compressor=Compressor[self.compressor.upper()],
             digester=Digester[self.digester.upper()],
             chunk_size=self.chunk_size,
+            aligned=self.fs_align_chunk,
         )
         prefetch = tuple(os.fsencode(path) for path in self.prefetch)
         return Job(
@@ -137,4 +162,6 @@ class ConvertParameters(BaseModel):
 
     def _registry(self, insecure: bool) -> RegistryOptions:
         ca_file = Path(self.ca_file) if self.ca_file else None
-        return RegistryOptions(plain_http=self.plain_http, insecure=insecure, ca_file=ca_file)
+        return RegistryOptions(
+            plain_http=self.plain_http, insecure=insecure, ca_file=ca_file, retry_count=self.retry_count
+        )

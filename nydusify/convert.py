@@ -8,21 +8,28 @@ print(result.target_digest)
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from nydusify.conversion import report
-from nydusify.conversion.bootstrap import merge_bootstrap
+from nydusify.conversion.bootstrap import MergedBootstrap, merge_bootstrap
 from nydusify.conversion.built import BuiltLayer
 from nydusify.conversion.job import Job
 from nydusify.conversion.layers import Workshop
 from nydusify.conversion.location import Location
 from nydusify.conversion.progress import Cancelled, Progress, Quiet, Watch
-from nydusify.conversion.publish import ImageOptions, look_at_target, publish_image, publish_plain, reusable_layers
+from nydusify.conversion.publish import (
+    ImageOptions,
+    PublishedImage,
+    look_at_target,
+    publish_image,
+    publish_plain,
+    reusable_layers,
+)
 from nydusify.conversion.result import ConvertResult, ImageResult, LayerResult
 from nydusify.conversion.root import entries_at_target, target_root
 from nydusify.conversion.source import SourceImage, SourceLayer, fetch_images, source_layers
@@ -34,6 +41,8 @@ from nydusify.rafs.tree import Bootstrap
 
 PUSH_JOBS = 4
 T = TypeVar("T")
+BuiltLayers = dict[Digest, tuple[SourceLayer, BuiltLayer]]
+"""By the digest of the source layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +131,17 @@ class _Run:
         if same is not None and present.descriptor is not None:
             results = [ImageResult(image, entry, 0, 0, None, ()) for image, entry in zip(images, same, strict=True)]
             return self._result(root, present.descriptor, results, unchanged=True)
-        layers = self._build_layers(source, target, source_layers(images), reusable_layers(target, present))
-        manifests = _Manifests(self, source, target)
-        results = [manifests.publish(image, layers) for image in images]
+        with _Workers(self.options.jobs) as workers:
+            shop = Workshop(self.store, options.build, source, target, workers.chunks, self.progress, self.watch)
+            layers = self._build_layers(shop, workers, source_layers(images), reusable_layers(target, present))
+            manifests = _Manifests(self, source, target)
+            for image in images:
+                manifests.prepare(image, layers)  # blobs are still being pushed meanwhile
+            sent = workers.sent()
+        self.facts.layers = {
+            digest: LayerResult(layer, built, *sent[digest]) for digest, (layer, built) in layers.items()
+        }
+        results = manifests.results(self.facts.layers)
         tagged = manifests.tag()
         if self.options.verify:
             with self.watch.stage("verify"):
@@ -154,50 +171,57 @@ class _Run:
         )
 
     def _build_layers(
-        self,
-        source: Repository,
-        target: Repository,
-        layers: Sequence[SourceLayer],
-        at_target: dict[Digest, Descriptor],
-    ) -> dict[Digest, LayerResult]:
+        self, shop: Workshop, workers: "_Workers", layers: Sequence[SourceLayer], at_target: dict[Digest, Descriptor]
+    ) -> BuiltLayers:
+        """Find or build all layers; each blob's push starts as soon as it is built, and may still be under way."""
+
+        def one(layer: SourceLayer) -> BuiltLayer:
+            built = shop.find(layer, at_target)
+            if built is None:
+                built, self.bootstraps[built.facts.blob] = shop.build(layer)
+            workers.pushing[layer.descriptor.digest] = workers.pushers.submit(shop.push, built)
+            return built
+
+        # The largest first: else the run may end with one thread at work on the last layer.
+        order = sorted(layers, key=lambda layer: -layer.descriptor.size)
+        workers.on_failure = self.watch.stop.set
+        building = {layer.descriptor.digest: workers.builders.submit(one, layer) for layer in order}
+        built = _results(building)
+        return {layer.descriptor.digest: (layer, built[layer.descriptor.digest]) for layer in layers}
+
+
+class _Workers:
+    """The threads of a run. Leaving the block by an error stops them as soon as they notice."""
+
+    def __init__(self, jobs: int) -> None:
         cores = len(os.sched_getaffinity(0))
-        with (
-            ThreadPoolExecutor(cores, "chunks") as pool,
-            ThreadPoolExecutor(PUSH_JOBS, "push") as pushers,
-            ThreadPoolExecutor(self.options.jobs or cores + 1, "layer") as builders,
-        ):
-            shop = Workshop(self.store, self.job.options.build, source, target, pool, self.progress, self.watch)
+        self.chunks = ThreadPoolExecutor(cores, "chunks")
+        self.pushers = ThreadPoolExecutor(PUSH_JOBS, "push")
+        self.builders = ThreadPoolExecutor(jobs or cores + 1, "layer")
+        self.pushing: dict[Digest, Future[tuple[int, int]]] = {}
+        self.on_failure: Callable[[], None] = lambda: None
 
-            def one(layer: SourceLayer) -> tuple[BuiltLayer, Future[tuple[int, int]]]:
-                built = shop.find(layer, at_target)
-                if built is None:
-                    built, self.bootstraps[built.facts.blob] = shop.build(layer)
-                return built, pushers.submit(shop.push, built)
+    def sent(self) -> dict[Digest, tuple[int, int]]:
+        """Wait until every blob is at the target; bytes sent and nanoseconds, by source layer."""
+        return _results(self.pushing)
 
-            # The largest first: else the run may end with one thread at work on the last layer.
-            order = sorted(layers, key=lambda layer: -layer.descriptor.size)
-            building = {layer.descriptor.digest: builders.submit(one, layer) for layer in order}
-            try:
-                pushing = {digest: future.result()[1] for digest, future in _all(building).items()}
-                sent = {digest: future.result() for digest, future in _all(pushing).items()}
-            except BaseException:
-                self.watch.stop.set()
-                for executor in (builders, pushers):
-                    executor.shutdown(wait=False, cancel_futures=True)
-                raise
-        for layer in layers:
-            digest = layer.descriptor.digest
-            self.facts.layers[digest] = LayerResult(layer, building[digest].result()[0], *sent[digest])
-        return self.facts.layers
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None:
+            self.on_failure()
+        for executor in (self.builders, self.pushers, self.chunks):
+            executor.shutdown(cancel_futures=kind is not None)
 
 
-def _all(futures: dict[Digest, Future[T]]) -> dict[Digest, Future[T]]:
+def _results(futures: dict[Digest, Future[T]]) -> dict[Digest, T]:
     """Wait for all; raise the first error that is a cause and not a consequence."""
     done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
     errors = [error for future in done if (error := future.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
         raise error
-    return futures
+    return {digest: future.result() for digest, future in futures.items()}
 
 
 class _Manifests:
@@ -205,14 +229,13 @@ class _Manifests:
 
     def __init__(self, run: _Run, source: Repository, target: Repository) -> None:
         self._run, self._source, self._target = run, source, target
-        self._images: list[SourceImage] = []
-        self._entries: list[tuple[Descriptor, bytes]] = []
+        self._prepared: list[tuple[SourceImage, PublishedImage, bytes, MergedBootstrap]] = []
         self._plain: list[Descriptor] = []
 
-    def publish(self, image: SourceImage, layers: dict[Digest, LayerResult]) -> ImageResult:
+    def prepare(self, image: SourceImage, layers: BuiltLayers) -> None:
+        """Merge, and push what belongs to the image but blobs and manifest."""
         run, job = self._run, self._run.job
-        used = tuple(layers[layer.digest] for layer in image.manifest.layers)
-        built = [layer.built for layer in used]
+        built = [layers[layer.digest][1] for layer in image.manifest.layers]
         with run.watch.stage("merge"):
             bootstrap = merge_bootstrap(run.store, built, job.options.prefetch, run.bootstraps)
             run.bootstraps = {}  # merging used them up
@@ -222,19 +245,32 @@ class _Manifests:
             )
             if job.options.merge_platform:
                 self._plain.append(publish_plain(self._source, self._target, run.store, image, job.mount_from))
-        self._images.append(image)
-        self._entries.append((published.entry, content))
-        return ImageResult(image, published.entry, published.size, published.pushed_size, bootstrap, used)
+        self._prepared.append((image, published, content, bootstrap))
+
+    def results(self, layers: dict[Digest, LayerResult]) -> list[ImageResult]:
+        return [
+            ImageResult(
+                image,
+                published.entry,
+                published.size,
+                published.pushed_size,
+                bootstrap,
+                tuple(layers[layer.digest] for layer in image.manifest.layers),
+            )
+            for image, published, _, bootstrap in self._prepared
+        ]
 
     def tag(self) -> Descriptor:
+        """Push the manifests, whose blobs are all there by now, and the tag last; return what it names."""
         run = self._run
-        entries = [entry for entry, _ in self._entries]
-        root, index = target_root(self._images, entries, self._plain, run.job.options)
+        images = [image for image, *_ in self._prepared]
+        manifests = [(published.entry, content) for _, published, content, _ in self._prepared]
+        root, index = target_root(images, [entry for entry, _ in manifests], self._plain, run.job.options)
         with run.watch.stage("push"):
             if index is None:
-                self._target.write_manifest(root, self._entries[0][1], run.job.tag)
+                self._target.write_manifest(root, manifests[0][1], run.job.tag)
             else:
-                for entry, content in self._entries:
+                for entry, content in manifests:
                     self._target.write_manifest(entry, content)
                 self._target.write_manifest(root, index, run.job.tag)
         return root

@@ -20,7 +20,8 @@ from tasks.policy import FRESH, RETRIES
 def build_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     """Layer, options and builder: what determines a blob, and the version that knows how to read the result."""
     layer, options = parameters["layer"], parameters["job"].options.build
-    return f"build-{layer.descriptor.digest}-{layer.diff_id}-{options.key}-{BUILDER}"
+    determines = f"{layer.descriptor.digest} {layer.diff_id} {layer.compression} {options.key} {BUILDER}"
+    return f"build-{Digest.of(determines.encode()).hex}"
 
 
 @task(name="pull layer", task_run_name="pull {layer.descriptor.digest}", **RETRIES, **FRESH)

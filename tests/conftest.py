@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import Proxy, fault_proxy
 from tests.servers import Registry, docker_registry, tls_docker_registry, token_docker_registry, unique_name
 
 
@@ -40,6 +41,13 @@ def token_registry(_token_registry: Registry) -> Registry:
 def repository_name() -> str:
     """A repository name that no other test uses."""
     return unique_name()
+
+
+@pytest.fixture
+def proxy(registry: Registry) -> Iterator[Proxy]:
+    """What makes faults, before `registry`."""
+    with fault_proxy(registry.host) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Layers of the golden set, built: the tree in memory, in the bootstrap and in the blob is what unpackers make of them."""
+"""Layers of the golden set, built: the tree in memory and in the bootstrap is what unpackers make of them."""
 
 import hashlib
 import io

@@ -166,7 +166,10 @@ def test_whiteouts_remove_what_lower_layers_have_and_nothing_of_their_own(versio
 
 
 def test_a_file_and_its_whiteout_in_one_layer_replace_the_lower_file() -> None:
-    lower, upper = make_tar(("dir", "a", ""), ("file", "a/x", b"1")), make_tar(("file", "a", b"2"), ("file", ".wh.a", b""))
+    lower, upper = (
+        make_tar(("dir", "a", ""), ("file", "a/x", b"1")),
+        make_tar(("file", "a", b"2"), ("file", ".wh.a", b"")),
+    )
 
     assert image_tree(lower, upper)["/a"]["type"] == "file"
     assert set(image_tree(lower, upper)) == {"/", "/a"}

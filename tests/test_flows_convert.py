@@ -3,8 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,102 +11,39 @@ from uuid import UUID
 import pytest
 
 import nydusify
-from nydusify.conversion.job import Job
 from nydusify.conversion.location import Location
-from nydusify.conversion.steps import Fetched
+from nydusify.conversion.publish import ImageOptions
 from nydusify.convert import ConvertOptions
 from nydusify.digest import Digest
-from nydusify.errors import FormatError, NotFound, NydusifyError, RetryLater, StoreError, UsageError
-from nydusify.oci.descriptor import Descriptor
-from nydusify.oci.manifest import Manifest
-from nydusify.registry.options import RegistryOptions
+from nydusify.errors import AuthError, FormatError, NotFound, RetryLater
+from nydusify.oci.descriptor import Platform
+from nydusify.oci.manifest import Index, Manifest
 from nydusify.store import Store
-from tests.faults import Proxy, fault_proxy, status
-from tests.oci_images import SmallImage, small_image, store
+from tests.faults import Proxy, status
+from tests.flow_places import Place, place_fixture, proxy_fixture, resolved  # noqa: F401
+from tests.oci_images import small_image, store
 from tests.prefect_server import SeenRun, prefect_server, runs_of  # noqa: F401
 from tests.registry_helpers import repository
-from tests.servers import Registry, unique_name
+from tests.servers import unique_name
 
 pytest.importorskip("prefect")
 
-from prefect.logging import disable_run_logger
+from prefect import flow
 
-from flows.convert import ConvertParameters, convert_image
-from tasks import images, layers
+from flows.convert import WORKERS, ConvertParameters, convert_image
+from tasks import layers
 
-pytestmark = pytest.mark.xdist_group("prefect")
-orchestrated = pytest.mark.usefixtures("prefect_server")
-TEXTS = ("one" * 50_000, "two" * 40_000)
-EASY = RegistryOptions(plain_http=True, retry_count=0)
-
-
-@dataclass
-class Place:
-    """An image in a registry, and room beside it."""
-
-    host: str
-    name: str
-    image: SmallImage
-    work_dir: Path
-
-    @property
-    def source(self) -> str:
-        return f"{self.host}/{self.name}:1"
-
-    def target(self, tag: str = "1-nydus") -> str:
-        return f"{self.host}/{unique_name('target')}:{tag}"
-
-    def parameters(self, target: str = "", **changes: Any) -> ConvertParameters:
-        values = {"source": self.source, "target": target or self.target(), "work_dir": str(self.work_dir)}
-        return ConvertParameters(**(values | changes))
-
-    def job(self, target: str = "", **options: Any) -> Job:
-        registry = replace(EASY, **options)
-        return Job(
-            Location(self.source, registry=registry),
-            Location(target or self.target(), registry=registry),
-            work_dir=self.work_dir,
-        )
-
-
-@pytest.fixture
-def place(registry: Registry, repository_name: str, tmp_path: Path) -> Place:
-    # Every test has layers of its own, so that no other one has put them into the cache.
-    image = small_image(*(f"{repository_name} {text}" for text in TEXTS))
-    with repository(registry.host, repository_name) as opened:
-        store(image, opened, "1")
-    return Place(registry.host, repository_name, image, tmp_path / "work")
-
-
-@pytest.fixture
-def proxy(registry: Registry) -> Iterator[Proxy]:
-    with fault_proxy(registry.host) as running:
-        yield running
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    with disable_run_logger():
-        yield
+pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
 
 def run(parameters: ConvertParameters) -> tuple[dict[str, Any], list[SeenRun]]:
     """Run the flow; return its result and its task runs, which must be one a step."""
     state = convert_image(parameters, return_state=True)
     result = state.result()
-    steps = 1 if result["verdict"] == "unchanged" else 4 + 2 * len(TEXTS) + _pulls(result)
+    image = len(result["platforms"]) + 1 + parameters.verify
+    steps = 0 if result["verdict"] == "unchanged" else 2 * result["layers"] + result["built_layers"] + image
     assert state.state_details.flow_run_id is not None
-    return result, runs_of(state.state_details.flow_run_id, steps)
-
-
-def _pulls(result: dict[str, Any]) -> int:
-    return int(result["built_layers"])
-
-
-def resolved(reference: str) -> Descriptor:
-    location = Location(reference)
-    with repository(location.name.registry, location.name.repository) as opened:
-        return opened.resolve(location.name.tag or "latest")
+    return result, runs_of(state.state_details.flow_run_id, 1 + steps)
 
 
 def nydus_manifest(reference: str) -> Manifest:
@@ -123,7 +59,6 @@ def states(runs: list[SeenRun], task: str) -> list[str]:
 # The whole flow
 
 
-@orchestrated
 def test_library_command_and_flow_give_one_digest(place: Place, tmp_path: Path) -> None:
     target = place.target()
     library = nydusify.convert(place.source, target, ConvertOptions(store=tmp_path / "library"))
@@ -140,7 +75,6 @@ def test_library_command_and_flow_give_one_digest(place: Place, tmp_path: Path) 
     assert resolved(result["target"]).digest == resolved(command).digest == library.target_digest
 
 
-@orchestrated
 @pytest.mark.parametrize("shape", ["image.tar", "layout/"])
 def test_archives_convert_to_the_same_bytes_as_with_the_library(place: Place, tmp_path: Path, shape: str) -> None:
     by_library, by_flow = tmp_path / "library", tmp_path / "flow"
@@ -158,7 +92,30 @@ def test_archives_convert_to_the_same_bytes_as_with_the_library(place: Place, tm
     }
 
 
-@orchestrated
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_index_converts_as_with_the_library(place: Place, tmp_path: Path, merged: bool) -> None:
+    other = small_image("other " + place.name, architecture="arm64")
+    with repository(place.host, place.name) as opened:
+        store(other, opened, None)
+        entries = [
+            replace(one.descriptor, platform=Platform("linux", architecture))
+            for one, architecture in ((place.image, "amd64"), (other, "arm64"))
+        ]
+        index = Index(tuple(entries))
+        opened.write_manifest(index.descriptor(), index.to_bytes(), "1")
+    by_library = ConvertOptions(ImageOptions(merge_platform=merged), all_platforms=True, store=tmp_path / "library")
+    library = nydusify.convert(place.source, place.target(), by_library)
+    parameters = place.parameters(all_platforms=True, merge_platform=merged)
+
+    result, _ = run(parameters)
+    again, _ = run(parameters)
+
+    assert result["target_digest"] == again["target_digest"] == str(library.target_digest)
+    assert result["source_digest"] == again["source_digest"] == str(index.descriptor().digest)
+    assert (result["verdict"], again["verdict"]) == ("verified", "unchanged")
+    assert list(result["platforms"]) == ["linux/amd64", "linux/arm64"]
+
+
 def test_task_runs_are_named_by_what_they_work_on(place: Place) -> None:
     parameters = place.parameters()
 
@@ -181,7 +138,6 @@ def test_task_runs_are_named_by_what_they_work_on(place: Place) -> None:
     assert result["built_layers"] == 2
 
 
-@orchestrated
 def test_a_layer_of_an_earlier_run_comes_from_the_cache(place: Place) -> None:
     first, _ = run(place.parameters())
     second, runs = run(place.parameters())
@@ -192,7 +148,6 @@ def test_a_layer_of_an_earlier_run_comes_from_the_cache(place: Place) -> None:
     assert (second["built_layers"], second["pulled_size"], second["verdict"]) == (0, 0, "verified")
 
 
-@orchestrated
 def test_other_options_are_built_anew(place: Place) -> None:
     run(place.parameters())
     result, runs = run(place.parameters(compressor="lz4_block"))
@@ -201,7 +156,6 @@ def test_other_options_are_built_anew(place: Place) -> None:
     assert result["built_layers"] == 2
 
 
-@orchestrated
 @pytest.mark.parametrize("gone", ["blob", "bootstrap"])
 def test_a_layer_that_the_store_lost_is_built_again(place: Place, gone: str) -> None:
     parameters = place.parameters()
@@ -225,7 +179,17 @@ def test_a_layer_that_the_store_lost_is_built_again(place: Place, gone: str) -> 
     assert third["target_digest"] == first["target_digest"]
 
 
-@orchestrated
+def test_an_image_may_have_more_layers_than_there_are_workers(place: Place) -> None:
+    many = small_image(*(f"{place.name} {number}" for number in range(WORKERS + 5)))
+    with repository(place.host, place.name) as opened:
+        store(many, opened, "many")
+
+    result, runs = run(place.parameters(source=f"{place.host}/{place.name}:many"))
+
+    assert (result["verdict"], result["built_layers"]) == ("verified", WORKERS + 5)
+    assert states(runs, "push_blob") == ["Completed"] * (WORKERS + 5)
+
+
 def test_nothing_is_done_when_the_target_is_up_to_date(place: Place, proxy: Proxy) -> None:
     target = f"{proxy.host}/{unique_name('target')}:1"
     first, _ = run(place.parameters(target))
@@ -238,7 +202,6 @@ def test_nothing_is_done_when_the_target_is_up_to_date(place: Place, proxy: Prox
     assert [seen for seen in proxy.seen[before:] if "/blobs/" in seen.path or seen.method not in ("GET", "HEAD")] == []
 
 
-@orchestrated
 def test_the_tag_is_written_after_everything_else(place: Place, proxy: Proxy) -> None:
     run(place.parameters(f"{proxy.host}/{unique_name('target')}:1", verify=False))
 
@@ -247,7 +210,6 @@ def test_the_tag_is_written_after_everything_else(place: Place, proxy: Proxy) ->
     assert written[-1].endswith("/manifests/1")
 
 
-@orchestrated
 def test_a_run_leaves_its_rows(place: Place, tmp_path: Path) -> None:
     from nydusify.reports.dataset import read
 
@@ -264,7 +226,6 @@ def test_a_run_leaves_its_rows(place: Place, tmp_path: Path) -> None:
     assert {layer["origin"] for layer in read("layers", root).to_pylist()} == {"built"}
 
 
-@orchestrated
 def test_a_run_that_fails_leaves_a_row_and_no_tag(place: Place, tmp_path: Path) -> None:
     from nydusify.reports.dataset import read
 
@@ -292,12 +253,9 @@ def test_a_run_that_fails_leaves_a_row_and_no_tag(place: Place, tmp_path: Path) 
 # What is tried again
 
 
-@orchestrated
 def test_a_registry_that_is_busy_is_asked_again(place: Place, proxy: Proxy) -> None:
-    from prefect import flow
-
-    layer = fetched(place).layers[0]
-    job = replace(place.job(), source=Location(f"{proxy.host}/{place.name}:1", registry=EASY))
+    layer = place.fetched().layers[0]
+    job = place.job(through=proxy.host)
     proxy.fail("GET", "/blobs/", status(503), times=2)
 
     @flow
@@ -309,13 +267,10 @@ def test_a_registry_that_is_busy_is_asked_again(place: Place, proxy: Proxy) -> N
     assert job.store.has(layer.descriptor.digest, layer.descriptor.size)
 
 
-@orchestrated
-@pytest.mark.parametrize(("code", "error"), [(404, NotFound), (403, NydusifyError), (503, RetryLater)])
+@pytest.mark.parametrize(("code", "error"), [(404, NotFound), (403, AuthError), (503, RetryLater)])
 def test_only_what_may_pass_is_tried_again(place: Place, proxy: Proxy, code: int, error: type[Exception]) -> None:
-    from prefect import flow
-
-    layer = fetched(place).layers[0]
-    job = replace(place.job(), source=Location(f"{proxy.host}/{place.name}:1", registry=EASY))
+    layer = place.fetched().layers[0]
+    job = place.job(through=proxy.host)
     proxy.fail("GET", "/blobs/", status(code), times=99)
 
     @flow
@@ -327,133 +282,16 @@ def test_only_what_may_pass_is_tried_again(place: Place, proxy: Proxy, code: int
     assert len(proxy.requests("GET", "/blobs/")) == (4 if code == 503 else 1)
 
 
-@orchestrated
 def test_a_damaged_layer_is_not_tried_again(place: Place) -> None:
-    layer = replace(fetched(place).layers[0], diff_id=Digest.of(b"something else"))
+    layer = replace(place.fetched().layers[0], diff_id=Digest.of(b"something else"))
 
-    state = layers.build_layer(place.job(), layer, return_state=True)
+    @flow
+    def build() -> None:
+        layers.build_layer(place.job(), layer)
 
-    assert state.is_failed()
+    state = build(return_state=True)
+
     assert isinstance(state.result(raise_on_failure=False), FormatError)
-    assert "etry" not in (state.message or "")
-
-
-# Tasks without a server
-
-
-def fetched(place: Place) -> Fetched:
-    return images.fetch_manifest.fn(place.job())
-
-
-def test_the_steps_make_an_image_one_by_one(place: Place, quiet: None) -> None:
-    job = place.job()
-    found = images.fetch_manifest.fn(job)
-    done = {}
-    for layer in found.layers:
-        pulled = layers.pull_layer.fn(job, layer, found.at_target)
-        built = layers.build_layer.fn(job, layer, pulled)
-        assert (pulled.size, built.layer.origin) == (layer.descriptor.size, "built")
-        assert layers.push_blob.fn(job, built).size == built.layer.facts.blob_size
-        assert layers.push_blob.fn(job, built).size == 0
-        done[layer.descriptor.digest] = built.layer
-    merged = [images.steps.merge(job, image, done) for image in found.images]
-
-    with pytest.raises(NotFound):
-        resolved(str(job.target))
-    published = images.steps.publish(job, found.images, done, merged)
-
-    assert images.verify.fn(job, published).elapsed_ns > 0
-    assert resolved(str(job.target)).digest == published.root.digest
-    assert set(published.sent.values()) == {0}
-
-
-def test_a_build_pulls_what_was_pruned_since_the_pull(place: Place, quiet: None) -> None:
-    job = place.job()
-    layer = fetched(place).layers[0]
-    pulled = layers.pull_layer.fn(job, layer, {})
-    job.store.path(layer.descriptor.digest).unlink()
-
-    assert layers.build_layer.fn(job, layer, pulled).layer.facts.diff_id == layer.diff_id
-
-
-def test_a_layer_at_the_target_is_neither_pulled_nor_built(place: Place, quiet: None, tmp_path: Path) -> None:
-    target = place.target()
-    nydusify.convert(place.source, target, ConvertOptions(store=tmp_path / "elsewhere"))
-    job = place.job(target)
-    found = images.fetch_manifest.fn(job)
-    layer = found.layers[1]
-
-    pulled = layers.pull_layer.fn(job, layer, found.at_target)
-    built = layers.build_layer.fn(job, layer, pulled)
-
-    assert (pulled.size, built.layer.origin, layers.push_blob.fn(job, built).size) == (0, "target", 0)
-    assert not job.store.path(layer.descriptor.digest).exists()
-
-
-def test_a_blob_that_is_gone_is_an_error_before_the_manifest(place: Place, quiet: None) -> None:
-    job = place.job()
-    layer = fetched(place).layers[0]
-    built = layers.build_layer.fn(job, layer, layers.pull_layer.fn(job, layer, {}))
-    job.store.path(built.layer.facts.blob).unlink()
-
-    with pytest.raises(StoreError, match="is gone"):
-        layers.push_blob.fn(job, built)
-
-
-def test_what_a_build_returns_is_small_and_survives_as_json(place: Place, quiet: None) -> None:
-    from prefect.serializers import JSONSerializer
-
-    layer = fetched(place).layers[0]
-    built = layers.build_layer.fn(place.job(), layer, None)
-
-    kept = JSONSerializer().dumps(built)
-    assert len(kept) < 4096
-    assert JSONSerializer().loads(kept) == built
-
-
-def test_the_cache_key_changes_with_all_that_determines_a_blob(place: Place, quiet: None) -> None:
-    job, (one, two) = place.job(), fetched(place).layers
-    other = ConvertParameters(source=place.source, target=place.target(), chunk_size=0x10000).job()
-    keys = [
-        layers.build_key(None, {"job": job, "layer": layer})  # type: ignore[arg-type]
-        for job, layer in ((job, one), (job, two), (other, one), (job, replace(one, diff_id=two.diff_id)))
-    ]
-
-    assert len(set(keys)) == 4
-    assert layers.build_key(None, {"job": place.job(), "layer": one}) == keys[0]  # type: ignore[arg-type]
-
-
-# The form
-
-
-def test_the_form_has_a_title_and_a_description_everywhere() -> None:
-    properties = ConvertParameters.model_json_schema()["properties"]
-
-    assert [name for name, field in properties.items() if not field.get("title") or not field.get("description")] == []
-    assert properties["compressor"]["enum"] == ["zstd", "lz4_block", "none"]
-    assert properties["fs_version"]["enum"] == [6, 5]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"chunk_size": 5000},
-        {"chunk_size": 1 << 30},
-        {"fs_version": 7},
-        {"compressor": "gzip"},
-        {"platforms": ["linux"]},
-        {"target": "registry.test/app:1"},
-        {"target": "registry.test/app@sha256:" + 64 * "0"},
-        {"reports": "s3://key:hunter2@bucket/reports"},
-        {"nosuch": 1},
-    ],
-)
-def test_wrong_parameters_are_refused_without_repeating_them(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", ".")) as error:
-        ConvertParameters(**{"source": "registry.test/app:1", "target": "registry.test/app:2"} | wrong)
-    assert "hunter2" not in str(error.value)
-
-
-def test_a_job_refuses_what_the_library_refuses() -> None:
-    with pytest.raises(UsageError, match="names a digest"):
-        Job(Location("registry.test/app:1"), Location("registry.test/app@sha256:" + 64 * "0"))
+    assert state.state_details.flow_run_id is not None
+    (one,) = runs_of(state.state_details.flow_run_id, 1)
+    assert (one.state, one.tries) == ("Failed", 1)

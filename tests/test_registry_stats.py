@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,13 @@ from nydusify.errors import NotFound, RetryLater, TransportError
 from nydusify.oci.descriptor import Descriptor
 from nydusify.registry.options import RegistryOptions, Stats
 from nydusify.registry.web import httpcore
-from tests.faults import Proxy, cut_download, cut_upload, fault_proxy, reset, status
+from tests.faults import Proxy, cut_download, cut_upload, reset, status
 from tests.registry_helpers import MANIFEST, blob, manifest_of, repository
 from tests.servers import Registry, TokenServer, unique_name
 
 CONTENT, BLOB = blob(3_000_000, "stats")
 UNASKED = RegistryOptions(retry_delay=0.01, connect_timeout=5, read_timeout=20)
 """No word about HTTP: loopback registries are asked which scheme they speak."""
-
-
-@pytest.fixture
-def proxy(registry: Registry) -> Iterator[Proxy]:
-    with fault_proxy(registry.host) as running:
-        yield running
 
 
 def counters(stats: Stats) -> tuple[int, int, int, int]:

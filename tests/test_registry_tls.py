@@ -1,16 +1,20 @@
 """HTTPS, HTTP, and never a silent way from the one to the other."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trustme
 
 from nydusify.errors import TransportError, UsageError
 from nydusify.registry.client import RegistryRepository
 from nydusify.registry.options import RegistryOptions
+from nydusify.registry.tls import tls_context
 from tests.faults import fault_proxy, status
 from tests.registry_helpers import blob, repository
 from tests.servers import Registry, free_port
@@ -122,6 +126,46 @@ def test_a_ca_file_that_is_none_is_named(tls_registry: Registry, tmp_path: Path,
         pytest.raises(UsageError, match=r"my-ca\.pem"),
     ):
         there.resolve("latest")
+
+
+@contextmanager
+def tls_pair(tmp_path: Path) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
+    """A client's socket, as the registry client has it, and its server's, after the handshake."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(serving)
+    near, far = socket.socketpair()
+    near.settimeout(10)
+    with ThreadPoolExecutor(1) as thread:
+        accepted = thread.submit(serving.wrap_socket, far, server_side=True)
+        context = tls_context(RegistryOptions(ca_file=tmp_path / "ca.pem"))
+        with context.wrap_socket(near, server_hostname="localhost") as client, accepted.result(10) as server:
+            yield client, server
+
+
+def test_all_tls_records_that_have_come_are_read_at_once(tmp_path: Path) -> None:
+    with tls_pair(tmp_path) as (client, server):
+        server.sendall(CONTENT[:100_000])
+        assert client.recv(10) == CONTENT[:10]
+        assert client.recv(40_000) == CONTENT[10:16_384]  # the rest of the first record
+        assert client.recv(40_000) == CONTENT[16_384:56_384]
+        assert client.recv(1 << 20) == CONTENT[56_384:65_536]
+        assert client.recv(1 << 20) == CONTENT[65_536:100_000]
+
+
+def test_a_tls_read_waits_for_no_more_than_one_record(tmp_path: Path) -> None:
+    with tls_pair(tmp_path) as (client, server):
+        client.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            client.recv(1 << 20)
+        server.sendall(CONTENT[:32_768])
+        assert client.recv(1 << 20) == CONTENT[:32_768]
+        assert client.gettimeout() == 0.05
+        server.sendall(CONTENT[:16_384])
+        server.close()
+        assert client.recv(1 << 20) == CONTENT[:16_384]
+        assert client.recv(1 << 20) == b""
 
 
 def test_a_redirect_from_https_to_http_is_refused(

@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar, get_type_hints
 
 import typer
@@ -21,7 +21,7 @@ def with_options(kind: type[T]) -> Callable[[Callable[[T, list[str]], None]], Ca
     hints = get_type_hints(kind, include_extras=True)
     parameters = [
         inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hints[field.name]
         )
         for field in fields(kind)  # type: ignore[arg-type]  # a dataclass, always
     ]
@@ -37,6 +37,10 @@ def with_options(kind: type[T]) -> Callable[[Callable[[T, list[str]], None]], Ca
         return command
 
     return decorate
+
+
+def _default(field: Field[Any]) -> Any:
+    return inspect.Parameter.empty if field.default is MISSING else field.default
 
 
 def from_environment(ctx: typer.Context) -> list[str]:

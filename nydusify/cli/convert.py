@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,9 @@ from nydusify.errors import NydusifyError, UsageError
 if TYPE_CHECKING:
     from nydusify.conversion.location import Location
     from nydusify.conversion.publish import ImageOptions
+    from nydusify.conversion.result import ConvertResult
     from nydusify.convert import ConvertOptions
+    from nydusify.registry.options import RegistryOptions
 
 HELP_ADVICE = "See `nydusify convert --help`."
 LOGGER = logging.getLogger("nydusify")
@@ -33,19 +37,22 @@ def convert(arguments: ConvertArguments, environment: list[str]) -> None:
     for line in environment:
         say(line)
     try:
-        if arguments.output_json is not None and not arguments.output_json.parent.is_dir():
-            raise UsageError(f"--output-json: {arguments.output_json.parent} is not a directory")
-        outcome = _convert(arguments)
+        result, target = _convert(arguments)
     except BaseException as error:
         # The file would be missing or stale otherwise; what goes wrong here matters less than the error itself.
         with suppress(NydusifyError, OSError):
             _write_json(arguments, {"Error": describe(error)})
         raise
-    _write_json(arguments, outcome)
+    from nydusify.cli.summary import as_json, as_text
+
+    _write_json(arguments, as_json(result))
+    if not (arguments.quiet or arguments.json):
+        print(as_text(result, target), flush=True)
 
 
-def _convert(arguments: ConvertArguments) -> dict[str, Any]:
-    """Convert, show the summary, and return the result as JSON."""
+def _convert(arguments: ConvertArguments) -> "tuple[ConvertResult, Location]":
+    if arguments.output_json is not None and not arguments.output_json.parent.is_dir():
+        raise UsageError(f"--output-json: {arguments.output_json.parent} is not a directory")
     if arguments.docker_v2_format:
         LOGGER.warning("--docker-v2-format is deprecated: Docker sources stay Docker images unless --oci is given")
     if arguments.nydus_image:
@@ -55,20 +62,15 @@ def _convert(arguments: ConvertArguments) -> dict[str, Any]:
 
     import nydusify
     from nydusify.cli.output import listener
-    from nydusify.cli.summary import as_json, as_text
 
     with listener(bars=not arguments.json, quiet=arguments.quiet) as progress:
-        result = nydusify.convert(source, target, options, progress)
-    if not (arguments.quiet or arguments.json):
-        print(as_text(result), flush=True)
-    return as_json(result)
+        return nydusify.convert(source, target, options, progress), target
 
 
 def locations(arguments: ConvertArguments) -> "tuple[Location, Location]":
     """Source and target. Raises `UsageError` for missing, contradicting and malformed names."""
     from nydusify.conversion.location import Location
     from nydusify.oci.reference import Reference
-    from nydusify.registry.options import RegistryOptions
 
     missing = [
         text
@@ -85,26 +87,33 @@ def locations(arguments: ConvertArguments) -> "tuple[Location, Location]":
             f"--target {arguments.target} and --target-suffix {arguments.target_suffix} exclude each other",
             advice="Give one of them; the environment variables TARGET and TARGET_SUFFIX count, too.",
         )
-    if arguments.ca_file is not None and not arguments.ca_file.is_file():
-        raise UsageError(f"--ca-file: {arguments.ca_file} is not a file")
     name = Reference.parse(arguments.source)
     target = arguments.target or str(name.with_suffix(arguments.target_suffix))
     Reference.parse(target)
-    common = {"plain_http": arguments.plain_http, "ca_file": arguments.ca_file, "user_agent": _user_agent()}
-    delay = values.parse_duration("--push-retry-delay", arguments.push_retry_delay)
-    pushing = RegistryOptions(
-        insecure=arguments.target_insecure, retry_count=arguments.push_retry_count, retry_delay=delay, **common
-    )
-    pulling = RegistryOptions(insecure=arguments.source_insecure, **common)
-    return Location(arguments.source, arguments.source_archive, pulling), Location(
-        target, arguments.target_archive, pushing
+    pulling, pushing = _registry_options(arguments)
+    return (
+        Location(arguments.source, arguments.source_archive, pulling),
+        Location(target, arguments.target_archive, pushing),
     )
 
 
-def _user_agent() -> str:
+def _registry_options(arguments: ConvertArguments) -> "tuple[RegistryOptions, RegistryOptions]":
+    """Of the source and the target."""
     from nydusify import __version__
+    from nydusify.registry.options import RegistryOptions
 
-    return f"nydusify/{__version__}"
+    if arguments.ca_file is not None and not arguments.ca_file.is_file():
+        raise UsageError(f"--ca-file: {arguments.ca_file} is not a file")
+    common = RegistryOptions(
+        plain_http=arguments.plain_http, ca_file=arguments.ca_file, user_agent=f"nydusify/{__version__}"
+    )
+    pushing = replace(
+        common,
+        insecure=arguments.target_insecure,
+        retry_count=arguments.push_retry_count,
+        retry_delay=values.parse_duration("--push-retry-delay", arguments.push_retry_delay),
+    )
+    return replace(common, insecure=arguments.source_insecure), pushing
 
 
 def convert_options(arguments: ConvertArguments) -> "ConvertOptions":
@@ -146,19 +155,17 @@ def _prefetch(arguments: ConvertArguments) -> tuple[bytes, ...]:
         raise UsageError("--prefetch-dir and --prefetch-patterns exclude each other", advice="Give one of them.")
     if arguments.prefetch_patterns:
         return values.read_patterns("--prefetch-patterns", sys.stdin.buffer)
-    return (values.check_path("--prefetch-dir", _to_bytes(arguments.prefetch_dir)) if arguments.prefetch_dir else b"/",)
-
-
-def _to_bytes(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")
+    return (
+        values.check_path("--prefetch-dir", os.fsencode(arguments.prefetch_dir)) if arguments.prefetch_dir else b"/",
+    )
 
 
 def _write_json(arguments: ConvertArguments, value: dict[str, Any]) -> None:
-    line = json.dumps(value, ensure_ascii=False) + "\n"
-    if arguments.json:
-        print(line, end="", flush=True)
+    line = json.dumps(value)
     if arguments.output_json is not None:
-        _write_file(arguments.output_json, _to_bytes(line))
+        _write_file(arguments.output_json, line.encode() + b"\n")
+    if arguments.json:
+        print(line, flush=True)
 
 
 def _write_file(path: Path, content: bytes) -> None:

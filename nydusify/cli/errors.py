@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -14,6 +15,8 @@ from nydusify.reports.redact import redact
 
 UNEXPECTED = 70
 """EX_SOFTWARE of sysexits.h."""
+GRACE = 10
+"""Seconds from a signal to the end of the process, whatever it is still doing."""
 EXIT_CODES = {
     0: "done",
     1: "anything else went wrong",
@@ -39,12 +42,17 @@ class Stopped(BaseException):
 
 
 def stop_on_signals() -> None:
-    """Turn SIGINT and SIGTERM into `Stopped`, unless they are ignored; the second one ends the process at once."""
+    """Turn SIGINT and SIGTERM into `Stopped`, unless they are ignored.
+
+    A second one ends the process at once, and so does time: a thread may be waiting for a server.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         for other in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(other) is stop:
-                signal.signal(other, _end)
+                signal.signal(other, partial(_end, 128 + number))
+        signal.signal(signal.SIGALRM, partial(_end, 128 + number))
+        signal.alarm(GRACE)
         raise Stopped(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -52,8 +60,8 @@ def stop_on_signals() -> None:
             signal.signal(number, stop)
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    os._exit(128 + number)
+def _end(exit_code: int, number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(exit_code)
 
 
 def exit_code_of(error: BaseException) -> int:

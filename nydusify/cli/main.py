@@ -1,6 +1,8 @@
 """The entry point: global options, and which commands there are."""
 
 import platform
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +42,7 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def global_options(
     debug: Annotated[
-        bool, Option("--debug", "-D", envvar="DEBUG_LOG_LEVEL", help="Log all; beats --log-level.")
+        bool, Option("--debug", "-D", envvar="DEBUG_LOG_LEVEL", help="Debug logs; beats --log-level.")
     ] = False,
     log_level: Annotated[
         str, Option("--log-level", "-l", envvar="LOG_LEVEL", help="panic, fatal, error, warn, info, debug or trace.")
@@ -67,5 +69,7 @@ app.command(context_settings=SETTINGS, epilog=EPILOG)(run)
 def main() -> None:
     """Run the command and exit; the codes are in docs/exit-codes.md."""
     errors.stop_on_signals()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     with errors.reported():
         app(prog_name="nydusify")

@@ -165,9 +165,7 @@ class ConvertArguments:
     ] = None
     output_json: Annotated[
         Path | None,
-        Option(
-            envvar="OUTPUT_JSON", metavar="PATH", help="Write digests, sizes and times, or the error, to this file."
-        ),
+        Option(envvar="OUTPUT_JSON", metavar="PATH", help="Write digests, sizes and times, or the error, here."),
     ] = None
     json: Annotated[
         bool, Option("--json", envvar="NYDUSIFY_JSON", help="Print the same to standard output, and nothing else.")

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,9 +28,7 @@ class RunArguments:
     target: Annotated[str, Option(metavar="REFERENCE", help="The parameter target.")] = ""
     param: Annotated[
         list[str] | None,
-        Option(
-            metavar="KEY=VALUE", help="Another parameter of the flow; VALUE is JSON, or else text. May be repeated."
-        ),
+        Option(metavar="KEY=VALUE", help="Another parameter, as JSON or else as text. May be repeated."),
     ] = None
     params_file: Annotated[
         Path | None, Option(metavar="PATH", help="JSON object of parameters; --param, --source and --target beat it.")
@@ -83,12 +82,8 @@ def _load() -> tuple[Any, "type[BaseModel]"]:
     from nydusify.project import project_root
 
     sys.path.insert(0, str(project_root()))
-    try:
-        import prefect  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"Prefect is not installed ({error})", advice="Install it with `pip install 'nydusify[prefect]'`."
-        ) from error
+    if find_spec("prefect") is None:
+        raise UsageError("Prefect is not installed", advice="Install it with `pip install 'nydusify[prefect]'`.")
     from flows.convert import ConvertParameters, convert_image
 
     return convert_image, ConvertParameters

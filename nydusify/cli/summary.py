@@ -1,14 +1,16 @@
 """The result of a conversion, as text for people and as JSON for programs."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nydusify.cli.values import human_size, human_time
 
 if TYPE_CHECKING:
+    from nydusify.conversion.location import Location
     from nydusify.conversion.result import ConvertResult, ImageResult, LayerResult
 
 
-def as_text(result: "ConvertResult") -> str:
+def as_text(result: "ConvertResult", target: "Location") -> str:
     """Some lines for every platform, the times, the verdict, where the Parquet lies; last, what was converted."""
     lines = [line for image in result.images for line in _image_lines(image, result.unchanged)]
     if not result.unchanged:
@@ -19,9 +21,8 @@ def as_text(result: "ConvertResult") -> str:
     lines.append(f"verdict   {_verdict(result)}")
     if result.report:
         lines.append(f"report    {result.report}")
-    lines.append(
-        f"converted {result.source} -> {result.target}@{result.target_digest} in {human_time(result.elapsed_ns)}"
-    )
+    pinned = replace(target, reference=f"{target.name}@{result.target_digest}")
+    lines.append(f"converted {result.source} -> {pinned} in {human_time(result.elapsed_ns)}")
     return "\n".join(lines)
 
 

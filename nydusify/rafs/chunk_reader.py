@@ -60,7 +60,7 @@ class ChunkReader:
     ``open_blob`` gives a blob by its id. It is called once for each, when it is first needed, and what it returned
     stays the caller's to close; its errors pass through. For a zran blob it is asked for the original layer and, unless
     ``metas`` has the chunk information, for the blob of the RAFS part. ``metas`` are cached ``.blob.meta`` files by the
-    id of the blob that they were made from.
+    id of the blob that they were made from; one that is damaged is passed over, as the blob has the same.
     """
 
     def __init__(
@@ -116,7 +116,10 @@ class ChunkReader:
             holder = info.meta_digest.hex()
         meta = self._metas.get(holder)
         if meta is not None:
-            return parse_blob_meta_file(meta, info)
+            try:
+                return parse_blob_meta_file(meta, info)
+            except FormatError:  # only a cache: the reference leaves the array out of those of lz4 blobs
+                pass
         return read_chunk_info(source if holder == info.id else self._open_blob(holder), info)
 
     def _decode(self, blob: _Blob, chunk: _Chunk) -> bytes:

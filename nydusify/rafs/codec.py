@@ -70,8 +70,11 @@ _local = _Local()
 
 
 def _gunzip(data: bytes, usize: int) -> bytes:
-    # Bytes may follow: image tables only bound the length of a gzip member.
-    return zlib.decompressobj(GZIP_WINDOW).decompress(data, usize + 1)
+    stream = zlib.decompressobj(GZIP_WINDOW)
+    plain = stream.decompress(data, usize + 1)
+    if len(plain) <= usize and not stream.eof:  # bytes may follow: tables only bound the length of a gzip member
+        raise FormatError("gzip data that end too early")
+    return plain
 
 
 _DECOMPRESS: dict[Compressor, Callable[[bytes, int], bytes]] = {

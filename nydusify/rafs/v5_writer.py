@@ -41,9 +41,9 @@ def write_v5(bootstrap: Bootstrap) -> bytes:
     extended_at = blobs_at + len(blob_table)
     first_record = extended_at + len(extended)
 
-    records, starts = _records(bootstrap, numbering, entries, counts, references)
-    offsets = first_record + np.array(starts)
-    length = first_record + len(records)
+    records = _records(bootstrap, numbering, entries, counts, references)
+    offsets = first_record + np.cumsum([0] + [len(record) for record in records[:-1]])
+    length = int(offsets[-1]) + len(records[-1])
     if length > v5.MAX_BOOTSTRAP:
         raise FormatError(f"a v5 bootstrap of {length} bytes; readers take {v5.MAX_BOOTSTRAP}")
     block = np.zeros(1, v5.SUPER_BLOCK)
@@ -57,7 +57,7 @@ def write_v5(bootstrap: Bootstrap) -> bytes:
     block["extended_entries"], block["extended_table"] = len(bootstrap.blobs), extended_at
     table = (offsets >> 3).astype("<u4").tobytes()
     prefetch_bytes = np.array(prefetch, "<u4").tobytes()
-    return b"".join([block.tobytes(), _padded(table), _padded(prefetch_bytes), blob_table, extended, records])
+    return b"".join([block.tobytes(), _padded(table), _padded(prefetch_bytes), blob_table, extended, *records])
 
 
 def _padded(data: bytes) -> bytes:
@@ -120,28 +120,27 @@ def _directory_size(directory: Directory) -> int:
 
 def _records(
     bootstrap: Bootstrap, numbering: Numbering, entries: _Entries, counts: Ints, references: Ints
-) -> tuple[bytearray, list[int]]:
-    """The records of all entries, one behind the other, and where each begins."""
+) -> list[bytes]:
     chunks = with_file_offsets(bootstrap.chunks, references, counts, bootstrap.chunk_size)
     chunk_bytes = chunks.tobytes()
-    first_chunk = (np.cumsum(counts) - counts).tolist()
+    starts = (np.cumsum(counts) - counts).tolist()
     xattrs = [pack_xattrs(inode.xattrs) if inode.xattrs else b"" for inode in numbering.inodes]
     digests = _digests(bootstrap, numbering, counts, chunks["digest"].tobytes())
     fixed = _fixed_parts(numbering, entries, counts, xattrs, digests).tobytes()
     size, chunk_size, numbers, names = v5.INODE.itemsize, CHUNK.itemsize, entries.numbers, entries.names
-    # One buffer: an object a record would take more memory than the records.
-    records, starts = bytearray(), []
-    for index, (number, count) in enumerate(zip(numbers, counts[numbers].tolist(), strict=True)):
+    records = []
+    for index, number in enumerate(numbers):
         name, target = names[index], numbering.inodes[number].target
-        starts.append(len(records))
-        records += fixed[index * size : index * size + size] + name + bytes(-len(name) % 8)
+        record = fixed[index * size : index * size + size] + name + bytes(-len(name) % 8)
         if target:
-            records += _padded(target)
-        records += xattrs[number]
+            record += _padded(target)
+        record += xattrs[number]
+        count = int(counts[number])
         if count:
-            start = first_chunk[number] * chunk_size
-            records += chunk_bytes[start : start + count * chunk_size]
-    return records, starts
+            start = starts[number] * chunk_size
+            record += chunk_bytes[start : start + count * chunk_size]
+        records.append(record)
+    return records
 
 
 def pack_xattrs(xattrs: dict[bytes, bytes]) -> bytes:

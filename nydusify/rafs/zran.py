@@ -25,7 +25,7 @@ def _empty_dynamic() -> tuple[int, int]:
     """An empty block of 93 bits: the only kind with an odd number of them, as fixed and stored ones have even ones.
 
     The code lengths of 256 literals are zero, that of the end of the block 1, that of the one distance code zero. They
-    are written in three symbols: 18 (many zeros) as binary 10, 0 as 11, 1 as 0 (RFC 1951, 3.2.7).
+    are written in three symbols, 18 (many zeros), 0 and 1 (RFC 1951, 3.2.7).
     """
     order = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1]
     lengths = {0: 2, 1: 1, 18: 2}
