@@ -189,6 +189,20 @@ def test_the_sections_of_a_v6_blob_are_those_of_its_table_of_contents(name: str,
         assert built.blob_meta == b""
 
 
+@pytest.mark.parametrize(("name", "chunk_size"), [("04-small", 4096), ("01-base", 1 << 20), ("01-base", 1 << 24)])
+def test_the_chunk_information_of_a_blob_is_that_of_its_chunk_table(name: str, chunk_size: int) -> None:
+    """Bits as in the Nydus format's version 1: offset and size less one, its upper 4 bits apart."""
+    built = build(name, BuildOptions(chunk_size=chunk_size))
+    chunks = built.bootstrap.chunks
+    words = np.frombuffer(built.blob_meta, "<u8", 2 * len(chunks)).tolist()
+    plain = [(u & 0xFFFFFFFF000, (u >> 44 | (u >> 8 & 0xF) << 20) + 1) for u in words[::2]]
+    stored = [(c & 0xFFFFFFFFFF, (c >> 44 | (c >> 40 & 0xF) << 20) + 1) for c in words[1::2]]
+
+    assert plain == list(zip(chunks["uoffset"].tolist(), chunks["usize"].tolist(), strict=True))
+    assert stored == list(zip(chunks["coffset"].tolist(), chunks["csize"].tolist(), strict=True))
+    assert (chunk_size < 1 << 24) == (max(size for _, size in plain) <= 1 << 20)
+
+
 @pytest.mark.parametrize("name", [*CORE, "01-base"])
 def test_the_bootstrap_in_a_v5_blob_is_in_front_of_its_last_tar_header(name: str) -> None:
     built = build(name, BuildOptions(5))

@@ -156,6 +156,13 @@ def test_the_prefetch_table_has_the_paths_that_exist(version: int, wanted: list[
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_a_path_that_is_named_twice_is_prefetched_once(version: int) -> None:
+    once, twice = (merge(layers_of("merged-small", version), [b"/bin"] * count) for count in (1, 2))
+
+    assert write_bootstrap(once) == write_bootstrap(twice)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_whiteouts_remove_what_lower_layers_have_and_nothing_of_their_own(version: int) -> None:
     lower = make_tar(("dir", "d", ""), ("file", "d/old", b"1"), ("file", "gone", b"2"), ("file", ".wh.odd", b""))
     upper = make_tar(

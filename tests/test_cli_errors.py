@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from nydusify import errors
 from nydusify.cli.errors import EXIT_CODES, describe
 from tests.commands import ROOT, Outcome, command, environment, nydusify
 from tests.oci_images import layout_files, small_image, write
-from tests.servers import Registry
+from tests.servers import QuietHandler, Registry, http_server
 
 CONVERT = ("convert", "--source", "a.test/app:1", "--source-archive", "source.tar", "--target", "a.test/app:2")
 ARCHIVE = ("--target-archive", "target.tar")
@@ -213,3 +215,45 @@ def test_descriptions_carry_no_secrets() -> None:
     facts = describe(error)
     assert "hunter2" not in json.dumps(facts)
     assert (facts["Class"], facts["ExitCode"]) == ("AuthError", 7)
+
+
+class _Stalling(QuietHandler):
+    """A registry that answers for manifests and configs, and never for layers."""
+
+    image = small_image("text " * 1000)
+    asked = threading.Event()
+
+    def do_GET(self) -> None:
+        kind, _, name = self.path.rpartition("/")
+        if kind.endswith("/app/manifests"):
+            manifest = self.image.descriptor
+            headers = {"Content-Type": manifest.media_type, "Docker-Content-Digest": str(manifest.digest)}
+            self.reply(200, self.image.manifest.to_bytes(), headers)
+        elif name == str(self.image.manifest.config.digest):
+            self.reply(200, self.image.blobs[self.image.manifest.config.digest])
+        elif kind.endswith("/blobs"):
+            self.asked.set()
+            threading.Event().wait(20)
+        else:
+            self.reply(404)
+
+    do_HEAD = do_GET
+
+
+def test_a_second_signal_ends_a_run_that_waits_for_a_registry(home: Path) -> None:
+    with http_server(_Stalling) as port:
+        host = f"127.0.0.1:{port}"
+        process = subprocess.Popen(
+            command("convert", "--source", f"{host}/app:1", "--target", f"{host}/other:1"),
+            cwd=home,
+            env=environment(home),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert _Stalling.asked.wait(60)
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        _, stderr = process.communicate(timeout=10)
+
+    failed(Outcome(process.returncode, "", stderr), 143, "stopped by SIGTERM")

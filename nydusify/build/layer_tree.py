@@ -7,6 +7,7 @@ from nydusify.build.tar_fields import storable
 from nydusify.errors import FormatError, UnsupportedError
 from nydusify.rafs.spec import MAX_NAME, MAX_SYMLINK
 from nydusify.rafs.tree import Inode
+from nydusify.rafs.validate import MAX_PATH
 
 WHITEOUT = b".wh."
 IMPLICIT_MODE = stat.S_IFDIR | 0o755
@@ -20,6 +21,8 @@ def split_path(path: bytes) -> list[bytes]:
         raise FormatError(f"tar: {path[:200]!r} leaves the layer by '..'")
     if len(path) > MAX_NAME and any(len(part) > MAX_NAME for part in parts):
         raise FormatError(f"tar: a name of more than {MAX_NAME} bytes in {path[:200]!r}")
+    if len(path) > MAX_PATH:
+        raise FormatError(f"tar: a path of {len(path)} bytes; readers of RAFS take {MAX_PATH}")
     if b"\0" in path:
         raise FormatError(f"tar: NUL in the name {path[:200]!r}")
     return parts

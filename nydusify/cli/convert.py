@@ -51,8 +51,8 @@ def convert(arguments: ConvertArguments, environment: list[str]) -> None:
 
 
 def _convert(arguments: ConvertArguments) -> "tuple[ConvertResult, Location]":
-    if arguments.output_json is not None and not arguments.output_json.parent.is_dir():
-        raise UsageError(f"--output-json: {arguments.output_json.parent} is not a directory")
+    if arguments.output_json is not None:
+        _check_output(arguments.output_json)
     if arguments.docker_v2_format:
         LOGGER.warning("--docker-v2-format is deprecated: Docker sources stay Docker images unless --oci is given")
     if arguments.nydus_image:
@@ -158,6 +158,15 @@ def _prefetch(arguments: ConvertArguments) -> tuple[bytes, ...]:
     return (
         values.check_path("--prefetch-dir", os.fsencode(arguments.prefetch_dir)) if arguments.prefetch_dir else b"/",
     )
+
+
+def _check_output(path: Path) -> None:
+    """Make sure that the file can be there later, and that until then no older one is."""
+    if not path.parent.is_dir():
+        raise UsageError(f"--output-json: {path.parent} is not a directory")
+    if path.is_file():
+        with suppress(OSError):
+            path.unlink()
 
 
 def _write_json(arguments: ConvertArguments, value: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from nydusify.reports.redact import redact
 
 UNEXPECTED = 70
 """EX_SOFTWARE of sysexits.h."""
-GRACE = 10
+GRACE = 5
 """Seconds from a signal to the end of the process, whatever it is still doing."""
 EXIT_CODES = {
     0: "done",
@@ -50,8 +50,8 @@ def stop_on_signals() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         for other in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(other) is stop:
-                signal.signal(other, partial(_end, 128 + number))
-        signal.signal(signal.SIGALRM, partial(_end, 128 + number))
+                signal.signal(other, partial(_end, Stopped(number)))
+        signal.signal(signal.SIGALRM, partial(_end, Stopped(number)))
         signal.alarm(GRACE)
         raise Stopped(number)
 
@@ -60,8 +60,10 @@ def stop_on_signals() -> None:
             signal.signal(number, stop)
 
 
-def _end(exit_code: int, number: int, frame: FrameType | None) -> NoReturn:
-    os._exit(exit_code)
+def _end(stopped: Stopped, number: int, frame: FrameType | None) -> NoReturn:
+    with suppress(OSError):
+        os.write(2, f"error: {stopped}, without cleaning up\n".encode())
+    os._exit(stopped.exit_code)
 
 
 def exit_code_of(error: BaseException) -> int:
