@@ -129,9 +129,18 @@ class _Run:
         self.facts.images = images
         same = entries_at_target(images, present, options, str(job.source.name))
         if same is not None and present.descriptor is not None:
-            results = [ImageResult(image, entry, 0, 0, None, ()) for image, entry in zip(images, same, strict=True)]
+            results = [
+                ImageResult(image, entry, present.sizes[entry.digest], 0, None, ())
+                for image, entry in zip(images, same, strict=True)
+            ]
             return self._result(root, present.descriptor, results, unchanged=True)
-        with _Workers(self.options.jobs) as workers:
+
+        def fail() -> None:
+            self.watch.stop.set()
+            for repository in (source, target):
+                repository.close()  # threads that wait for the network return at once
+
+        with _Workers(self.options.jobs, fail) as workers:
             shop = Workshop(self.store, options.build, source, target, workers.chunks, self.progress, self.watch)
             layers = self._build_layers(shop, workers, source_layers(images), reusable_layers(target, present))
             manifests = _Manifests(self, source, target)
@@ -184,7 +193,6 @@ class _Run:
 
         # The largest first: else the run may end with one thread at work on the last layer.
         order = sorted(layers, key=lambda layer: -layer.descriptor.size)
-        workers.on_failure = self.watch.stop.set
         building = {layer.descriptor.digest: workers.builders.submit(one, layer) for layer in order}
         built = _results(building)
         return {layer.descriptor.digest: (layer, built[layer.descriptor.digest]) for layer in layers}
@@ -193,13 +201,13 @@ class _Run:
 class _Workers:
     """The threads of a run. Leaving the block by an error stops them as soon as they notice."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, on_failure: Callable[[], None]) -> None:
         cores = len(os.sched_getaffinity(0))
         self.chunks = ThreadPoolExecutor(cores, "chunks")
         self.pushers = ThreadPoolExecutor(PUSH_JOBS, "push")
         self.builders = ThreadPoolExecutor(jobs or cores + 1, "layer")
         self.pushing: dict[Digest, Future[tuple[int, int]]] = {}
-        self.on_failure: Callable[[], None] = lambda: None
+        self.on_failure = on_failure
 
     def sent(self) -> dict[Digest, tuple[int, int]]:
         """Wait until every blob is at the target; bytes sent and nanoseconds, by source layer."""

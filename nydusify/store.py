@@ -20,7 +20,7 @@ from tempfile import mkstemp
 from typing import Any, BinaryIO
 
 from nydusify.digest import Digest
-from nydusify.errors import DigestMismatch, StoreError
+from nydusify.errors import DigestMismatch, NydusifyError, StoreError
 
 PIECE = 1 << 20
 STALE = 24 * 3600
@@ -36,8 +36,8 @@ def default_root() -> Path:
 def _store_errors(what: str) -> Iterator[None]:
     try:
         yield
-    except StoreError:
-        raise
+    except NydusifyError:
+        raise  # some are OSErrors too
     except OSError as error:
         raise StoreError(f"{what}: {error.strerror or error}") from error
 

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 
 from nydusify import __version__
-from nydusify.build.options import BUILDER_VERSION
+from nydusify.build import BUILDER_VERSION
 from nydusify.cli import logs, values
 from nydusify.cli.main import app
 from nydusify.errors import UsageError

@@ -32,6 +32,7 @@ ROOMS = {
     "runtime": BASE | {"oci"},
     "conversion": BASE | FORMATS | WORK,
     **dict.fromkeys(STEPS, BASE | FORMATS | WORK | COMMON | STEPS),
+    "__main__": {"cli"},
     "cli": BASE | FORMATS | WORK | COMMON | STEPS | {"project"},
 }
 

@@ -58,7 +58,7 @@ def build_layer(
     pool: ThreadPoolExecutor,
     diff_id: Digest | None = None,
 ) -> LayerBuild:
-    """Build the layer whose (``gzip``, ``zstd`` or ``none``) compressed bytes are ``pieces``; write its blob to ``file``.
+    """Build the layer whose bytes (``gzip``, ``zstd`` or ``none``) are ``pieces``; write its blob to ``file``.
 
     Raises `FormatError` for damaged or hostile input, `DigestMismatch` when the plain tar is not ``diff_id``; errors
     of ``pieces`` pass through. What was written to ``file`` is then worth nothing.

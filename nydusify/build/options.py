@@ -4,11 +4,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from nydusify.build import BUILDER_VERSION
 from nydusify.errors import UsageError
 from nydusify.rafs.spec import DEFAULT_CHUNK_SIZE, MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, Compressor, Digester
 
-BUILDER_VERSION = "1"
-"""Changes whenever the same layer and options would give other bytes; a part of every cache key."""
 BUILDABLE = (Compressor.NONE, Compressor.LZ4_BLOCK, Compressor.ZSTD)
 
 

@@ -33,7 +33,7 @@ def show_version(wanted: bool) -> None:
     if not wanted:
         return
     from nydusify import __version__
-    from nydusify.build.options import BUILDER_VERSION
+    from nydusify.build import BUILDER_VERSION
 
     print(f"Version: {__version__}\nBuilder: {BUILDER_VERSION}\nPython:  {platform.python_version()}")
     raise typer.Exit

@@ -11,7 +11,7 @@ from nydusify.conversion.built import BuiltLayer, Origin, from_json, to_json
 from nydusify.conversion.progress import Progress, Watch
 from nydusify.conversion.source import SourceLayer
 from nydusify.digest import Digest
-from nydusify.errors import FormatError, NotFound
+from nydusify.errors import FormatError, NotFound, StoreError
 from nydusify.oci.descriptor import Descriptor
 from nydusify.oci.repository import Repository
 from nydusify.rafs.reader import read_bootstrap
@@ -57,6 +57,8 @@ class Workshop:
             built = from_json(note)
         except (KeyError, TypeError, ValueError):
             return None
+        if built.facts.diff_id != layer.diff_id:
+            return None  # building it will say which of the two is wrong
         if not self.store.has(built.bootstrap, built.bootstrap_size):
             return None
         if built.meta is not None and not self.store.has(built.meta, built.meta_size):
@@ -151,7 +153,12 @@ class Workshop:
         started = time.monotonic_ns()
         path = self.store.path(built.facts.blob)
         if not path.exists():
-            return 0, 0  # `find` saw it at the target
+            if not self.target.has_blob(built.layer):
+                raise StoreError(
+                    f"store: blob {built.facts.blob} of layer {built.source} is gone, and the target does not have it",
+                    advice="Run again: the layer will be built anew.",
+                )
+            return 0, 0
         self.progress.begin(str(built.facts.blob), "push", built.facts.blob_size)
         with self.watch.stage("push"):
             sent = self.target.write_blob(built.layer, path)

@@ -53,9 +53,13 @@ class Watch:
         try:
             yield
         finally:
-            with self._lock:
-                first, last = self._spans.get(name, (started, started))
-                self._spans[name] = (min(first, started), max(last, time.monotonic_ns()))
+            self.add(name, started, time.monotonic_ns())
+
+    def add(self, name: str, started: int, ended: int) -> None:
+        """A stage ran, perhaps elsewhere. All times of one stage must come from one clock."""
+        with self._lock:
+            first, last = self._spans.get(name, (started, ended))
+            self._spans[name] = (min(first, started), max(last, ended))
 
     def elapsed(self, name: str) -> int:
         """0 for a stage that never ran."""

@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nydusify import __version__
-from nydusify.build.options import BUILDER_VERSION, BuildOptions
+from nydusify.build import BUILDER_VERSION
+from nydusify.build.options import BuildOptions
 from nydusify.conversion.bootstrap import MergedBootstrap
 from nydusify.conversion.built import BuiltLayer
 from nydusify.conversion.source import SourceImage
@@ -60,6 +61,8 @@ class Present:
     descriptor: Descriptor | None = None
     images: dict[tuple[Digest, str], Descriptor] = field(default_factory=dict)
     """Nydus manifests by the source manifest and the `ImageOptions.key` that they were made from."""
+    sizes: dict[Digest, int] = field(default_factory=dict)
+    """Bytes of config and layers, by the digest of the manifest."""
     layers: dict[Digest, Descriptor] = field(default_factory=dict)
     """Blobs by source layer, of those that were built with the same `BuildOptions.key`."""
 
@@ -96,6 +99,7 @@ def _note_image(present: Present, entry: Descriptor, manifest: Manifest, build_k
     if media.ANNOTATION_SOURCE_DIGEST in marks and media.ANNOTATION_OPTIONS_KEY in marks:
         source = Digest.parse(marks[media.ANNOTATION_SOURCE_DIGEST])
         present.images[source, marks[media.ANNOTATION_OPTIONS_KEY]] = entry
+        present.sizes[entry.digest] = manifest.config.size + sum(layer.size for layer in manifest.layers)
     for blob in manifest.layers:
         if blob.annotations.get(media.ANNOTATION_OPTIONS_KEY) == build_key:
             present.layers[Digest.parse(blob.annotations.get(media.ANNOTATION_SOURCE_DIGEST, ""))] = blob

@@ -15,15 +15,6 @@ from nydusify.conversion.steps import Built, Fetched, Merged, Published, Pulled,
 from nydusify.digest import Digest
 
 
-class SpanWatch(Watch):
-    """A `Watch` that is told of stages that ran elsewhere. All of a stage must come from one of the two clocks."""
-
-    def add(self, effort: Effort) -> None:
-        with self._lock:
-            first, last = self._spans.get(effort.stage, (effort.started_ns, effort.ended_ns))
-            self._spans[effort.stage] = (min(first, effort.started_ns), max(last, effort.ended_ns))
-
-
 @dataclass(frozen=True, slots=True)
 class LayerSteps:
     """What the steps said of one layer."""
@@ -49,7 +40,7 @@ class Record:
         """``reports`` is the root of the Parquet data set; none is written if it is empty."""
         self._job = job
         self._reports = reports
-        self._watch = SpanWatch()
+        self._watch = Watch()
         self._facts = report.RunFacts(run_id, datetime.now(UTC), job.source, job.target, job.options, self._watch)
 
     @contextmanager
@@ -84,7 +75,7 @@ class Record:
         assert fetched.unchanged is not None
         assert fetched.tagged is not None
         images = [
-            ImageResult(image, entry, 0, 0, None, ())
+            ImageResult(image, entry, fetched.sizes[entry.digest], 0, None, ())
             for image, entry in zip(fetched.images, fetched.unchanged, strict=True)
         ]
         return self._result(fetched, fetched.tagged.digest, fetched.tagged.media_type, images, unchanged=True)
@@ -137,7 +128,7 @@ class Record:
 
     def _add(self, *efforts: Effort) -> None:
         for effort in efforts:
-            self._watch.add(effort)
+            self._watch.add(effort.stage, effort.started_ns, effort.ended_ns)
             self._facts.retries += effort.retries
 
 
@@ -151,7 +142,7 @@ def summary(result: ConvertResult) -> dict[str, Any]:
         "target_digest": str(result.target_digest),
         "target_media_type": result.target_media_type,
         "platforms": {str(image.source.platform): str(image.entry.digest) for image in result.images},
-        "verdict": "unchanged" if result.unchanged else "verified" if result.verified else "unverified",
+        "verdict": result.verdict,
         "source_size": result.source_size,
         "target_size": result.target_size,
         "pulled_size": sum(layer.built.pulled_size for layer in layers),

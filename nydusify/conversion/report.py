@@ -15,7 +15,7 @@ from nydusify.digest import Digest
 from nydusify.errors import NydusifyError
 from nydusify.oci.repository import Repository
 from nydusify.reports.dataset import append
-from nydusify.reports.rows import ConversionRow, LayerRow, Verdict
+from nydusify.reports.rows import ConversionRow, LayerRow
 
 STAGES = ("resolve", "pull", "build", "merge", "push", "verify")
 
@@ -93,10 +93,6 @@ def _times(facts: RunFacts) -> dict[str, Any]:
     }
 
 
-def _verdict(result: ConvertResult) -> Verdict:
-    return "unchanged" if result.unchanged else "verified" if result.verified else "unverified"
-
-
 def _conversion_row(facts: RunFacts, image: ImageResult, result: ConvertResult) -> ConversionRow:
     layers, bootstrap = image.layers, image.bootstrap
     reused = [layer for layer in layers if layer.built.origin != "built"]
@@ -122,7 +118,7 @@ def _conversion_row(facts: RunFacts, image: ImageResult, result: ConvertResult) 
         chunks=bootstrap.chunks if bootstrap else 0,
         dedup_chunks=sum(layer.built.facts.repeated_chunks for layer in layers),
         dedup_bytes=sum(layer.built.facts.repeated_size for layer in layers),
-        verdict=_verdict(result),
+        verdict=result.verdict,
     )
 
 
@@ -150,5 +146,5 @@ def _layer_row(facts: RunFacts, image: SourceImage, index: int, layer: LayerResu
         chunks=built.facts.chunks,
         dedup_chunks=built.facts.repeated_chunks if known else None,
         dedup_bytes=built.facts.repeated_size if known else None,
-        verdict=_verdict(result),
+        verdict=result.verdict,
     )

@@ -7,6 +7,7 @@ from nydusify.conversion.built import BuiltLayer
 from nydusify.conversion.source import SourceImage, SourceLayer
 from nydusify.digest import Digest
 from nydusify.oci.descriptor import Descriptor
+from nydusify.reports.rows import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ImageResult:
     entry: Descriptor
     """The Nydus manifest."""
     target_size: int
-    """Bytes of config and layers; 0 when the image was unchanged."""
+    """Bytes of config and layers."""
     pushed_size: int
     """Bytes of bootstrap, config and manifest that were sent."""
     bootstrap: MergedBootstrap | None
@@ -63,6 +64,10 @@ class ConvertResult:
     push_ns: int = 0
     report: str = ""
     """Path or URL of the Parquet file with the rows of this run; empty if none was written."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return "unchanged" if self.unchanged else "verified" if self.verified else "unverified"
 
     @property
     def source_size(self) -> int:

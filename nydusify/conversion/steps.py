@@ -40,6 +40,8 @@ class Fetched:
     """What is under the target's tag."""
     unchanged: tuple[Descriptor, ...] | None
     """The target's manifests, if there is nothing to do."""
+    sizes: dict[Digest, int]
+    """Bytes of config and layers of those."""
     at_target: dict[Digest, Descriptor]
     """Blobs by source layer that the target has already, built with the same options."""
     held: frozenset[Digest]
@@ -103,6 +105,7 @@ def fetch(job: Job) -> Fetched:
             layers=tuple(layers),
             tagged=present.descriptor,
             unchanged=tuple(unchanged) if unchanged is not None else None,
+            sizes=present.sizes,
             at_target=reusable_layers(shop.target, present),
             held=frozenset(held),
             effort=Effort.since("resolve", started, shop.source, shop.target),
