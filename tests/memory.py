@@ -16,6 +16,15 @@ def status(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def reset_peak() -> bool:
+    """Let ``VmHWM`` begin anew; False where the kernel does not let a process do that."""
+    try:
+        CLEAR.write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
 class Peak:
     """``grown``: bytes by which the resident memory rose at its peak, once the work is done."""
 
@@ -26,9 +35,7 @@ class Peak:
 def measured() -> Iterator[Peak]:
     """Measure the peak of what runs inside; skips the test where the kernel cannot reset the mark."""
     peak = Peak()
-    try:
-        CLEAR.write_text(RESET_PEAK)
-    except OSError:
+    if not reset_peak():
         pytest.skip("this kernel does not let a process reset its memory peak")
     before = status("VmRSS")
     try:

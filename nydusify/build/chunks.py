@@ -15,7 +15,7 @@ import numpy as np
 
 from nydusify.build.options import BuildOptions
 from nydusify.errors import UnsupportedError
-from nydusify.rafs.codec import compress_function, crc32c, digest_function
+from nydusify.rafs.codec import batch_compress_function, crc32c, digest_function
 from nydusify.rafs.spec import BLOCK, CHUNK, MAX_CHUNKS, ChunkFlag, align
 from nydusify.rafs.tree import ChunkTable, Inode
 
@@ -85,19 +85,23 @@ class ChunkWriter:
             self._store(*self._waiting.popleft())
 
     def _work(self, batch: list[tuple[Inode, bytes]]) -> Result:
-        compress: Callable[[bytes], bytes] | None = getattr(self._local, "compress", None)
+        compress: Callable[[list[bytes]], list[bytes]] | None = getattr(self._local, "compress", None)
         if compress is None:
-            compress = self._local.compress = compress_function(self._options.compressor)
-        digest, known, here = self._digest, self._known, set[bytes]()
-        result: Result = []
+            compress = self._local.compress = batch_compress_function(self._options.compressor)
+        digest, known, fresh = self._digest, self._known, dict[bytes, bytes]()
+        identities = []
         for _, data in batch:
             identity = self._hole_digest if data is self.hole else digest(data)
-            if identity in known or identity in here:
-                result.append((identity, len(data), 0, None))
-            else:
-                here.add(identity)
-                result.append((identity, len(data), crc32c(data), compress(data)))
-        return result
+            identities.append(identity)
+            if identity not in known:
+                fresh.setdefault(identity, data)
+        stored = dict(zip(fresh, compress(list(fresh.values())), strict=True))
+        return [
+            (identity, len(data), crc32c(data), stored.pop(identity))
+            if identity in stored
+            else (identity, len(data), 0, None)
+            for identity, (_, data) in zip(identities, batch, strict=True)
+        ]
 
     def _store(self, batch: list[tuple[Inode, bytes]], future: "Future[Result]") -> None:
         known, rows = self._known, self._rows

@@ -11,6 +11,7 @@ from nydusify.rafs.validate import MAX_PATH
 
 WHITEOUT = b".wh."
 IMPLICIT_MODE = stat.S_IFDIR | 0o755
+_NOT_NAMES = (b"", b".", b"..")
 _DIRECTORY, _SYMLINK = stat.S_IFDIR, stat.S_IFLNK
 
 
@@ -33,6 +34,8 @@ class LayerTree:
 
     def __init__(self) -> None:
         self.root = Inode(IMPLICIT_MODE, children={}, implicit=True)
+        self._folders: dict[bytes, dict[bytes, Inode]] = {}
+        """Entries of directories by what the archive writes before the last slash; emptied when one is replaced."""
         self.entries = 0
         self.dropped_xattrs = 0
         """Attributes outside the namespaces that Linux file systems and RAFS have; no unpacker could set them."""
@@ -40,14 +43,19 @@ class LayerTree:
     def add(self, entry: TarEntry) -> Inode | None:
         """Place ``entry``; return its inode if it is a regular file whose data come next. Raises `FormatError`."""
         self.entries += 1
-        parts = split_path(entry.name)
-        if not parts:
-            self._root(entry)
-            return None
-        name = parts.pop()
-        siblings = self._parent(parts, entry.name, name)
-        if siblings is None:
-            return None
+        folder, _, name = entry.name.rpartition(b"/")
+        siblings = self._folders.get(folder)
+        if siblings is None or name in _NOT_NAMES or len(name) > MAX_NAME or b"\0" in name:
+            parts = split_path(entry.name)
+            if not parts:
+                self._root(entry)
+                return None
+            siblings = self._parent(parts[:-1], entry.name, parts[-1])
+            if siblings is None:
+                return None
+            if name == parts[-1]:
+                self._folders[folder] = siblings
+            name = parts[-1]
         if entry.hardlink:
             self._link(entry, siblings, name)
             return None
@@ -55,6 +63,8 @@ class LayerTree:
         old = siblings.get(name)
         if inode.children is not None and old is not None and old.children is not None:
             inode.children = old.children
+        elif old is not None and old.children is not None:
+            self._folders.clear()
         siblings[name] = inode
         return inode if stat.S_ISREG(inode.mode) else None
 
@@ -98,6 +108,7 @@ class LayerTree:
             if len(target) > MAX_SYMLINK:
                 raise UnsupportedError(f"tar: target of hard link {entry.name[:200]!r} is longer than {MAX_SYMLINK}")
             node = Inode(stat.S_IFLNK | 0o777, size=len(target), target=target, lower_link=True)
+        self._folders.clear()  # the link may replace a directory
         siblings[name] = node
 
     def _inode(self, entry: TarEntry) -> Inode:

@@ -12,7 +12,7 @@ import numpy as np
 from nydusify.build.layer_tree import WHITEOUT
 from nydusify.errors import FormatError
 from nydusify.rafs.spec import CHUNK, BlobFeature
-from nydusify.rafs.tree import BlobInfo, Bootstrap, ChunkTable, Inode, iter_tree
+from nydusify.rafs.tree import BlobInfo, Bootstrap, ChunkTable, Inode, iter_inodes, iter_tree
 
 OPAQUE = b".wh..wh..opq"
 MAX_SYMLINKS = 40
@@ -36,9 +36,11 @@ def merge_layers(layers: Sequence[Bootstrap], prefetch: Sequence[bytes] = ()) ->
             raise FormatError("layers of different RAFS versions or chunk sizes cannot be merged")
         if layer.version == 5 and layer.digester != first.digester:
             raise FormatError("v5 layers with different digesters cannot be merged")
-        for _, inode in iter_tree(layer.root):
+        linked = False
+        for inode in iter_inodes(layer.root):
             inode.origin = origin
-        _apply(root, layer.root, _lower_links(root, layer.root))
+            linked = linked or inode.lower_link
+        _apply(root, layer.root, _lower_links(root, layer.root) if linked else {})
     blobs, chunks = _merge_chunks(root, layers)
     last = layers[-1]
     return Bootstrap(
@@ -154,13 +156,15 @@ def _merge_chunks(root: Inode, layers: Sequence[Bootstrap]) -> tuple[list[BlobIn
     used = np.zeros(len(chunks), bool)
     targets = lowest.tolist()
     done: set[int] = set()
-    for _, inode in iter_tree(root):
+    flat: list[int] = []
+    for inode in iter_inodes(root):
         if inode.chunks and id(inode) not in done:
             done.add(id(inode))
             base = starts[inode.origin]
             inode.chunks = tuple([targets[base + row] for row in inode.chunks])
-            used[list(inode.chunks)] = True
+            flat.extend(inode.chunks)
         inode.origin = 0
+    used[flat] = True
     needed = np.unique(chunks["blob"][used]).tolist()
     renumbered = np.zeros(len(blobs), np.uint32)
     renumbered[needed] = np.arange(len(needed))

@@ -21,7 +21,8 @@ MAX_ZSTD_WINDOW_LOG = 27
 """128 MiB, the largest window that zstd itself opens without being told to."""
 
 
-DAMAGE: tuple[type[Exception], ...] = (EOFError, igzip.BadGzipFile, isal_zlib.error, zstd.ZstdError)
+_ISAL_ERROR = cast(type[Exception], isal_zlib.error)  # its stub says that it is an instance
+DAMAGE: tuple[Any, ...] = (EOFError, igzip.BadGzipFile, _ISAL_ERROR, zstd.ZstdError)
 
 
 class _Pieces(io.RawIOBase):

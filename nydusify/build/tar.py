@@ -16,6 +16,7 @@ from nydusify.build.tar_fields import (
     cut,
     decimal,
     number,
+    numbers,
     pax_records,
     pax_time,
     pax_xattrs,
@@ -86,6 +87,11 @@ class TarReader:
 
     def _skip(self) -> None:
         left = self._left + self._padding
+        if left < BLOCK:  # as a rule the data are read, and only their padding is left
+            if left:
+                self._exactly(left)
+            self._left = self._padding = 0
+            return
         while left:
             left -= len(self._exactly(min(left, 1 << 20)))
         self._left = self._padding = 0
@@ -151,8 +157,8 @@ class TarReader:
         target = cut(header[157:257]) if long_link is None else long_link
         if kind not in _MODES:
             raise UnsupportedError(f"tar: entry type {kind!r} of {name[:200]!r}")
-        size, mtime, mtime_ns = number(header[124:136]), number(header[136:148]), 0
-        uid, gid, xattrs = number(header[108:116]), number(header[116:124]), None
+        permissions, uid, gid = numbers(header[100:124])
+        size, mtime, mtime_ns, xattrs = number(header[124:136]), number(header[136:148]), 0, None
         if pax:
             name, target = pax.get(b"path", name), pax.get(b"linkpath", target)
             size = decimal(pax[b"size"], "size") if b"size" in pax else size
@@ -175,18 +181,18 @@ class TarReader:
         if kind == b"S" or (pax and mode == stat.S_IFREG):
             name, size, segments = self._sparse(header, kind, pax, sparse_pairs, name, size)
         return TarEntry(
-            name=name,
-            mode=mode | number(header[100:108]) & 0o7777,
-            uid=uid,
-            gid=gid,
-            mtime=mtime,
-            mtime_ns=mtime_ns,
-            size=size if mode == stat.S_IFREG and kind != b"1" else 0,
-            target=target,
-            hardlink=kind == b"1",
-            rdev=_device(header, name) if kind in b"34" else 0,
-            xattrs=xattrs,
-            segments=segments,
+            name,
+            mode | permissions & 0o7777,
+            uid,
+            gid,
+            mtime,
+            mtime_ns,
+            size if mode == stat.S_IFREG and kind != b"1" else 0,
+            target,
+            kind == b"1",
+            _device(header, name) if kind in b"34" else 0,
+            xattrs,
+            segments,
         )
 
     def _sparse(

@@ -11,7 +11,7 @@ from nydusify.digest import Digest
 from nydusify.oci.descriptor import Descriptor
 from nydusify.oci.nydus import bootstrap_layer
 from nydusify.rafs.reader import read_bootstrap
-from nydusify.rafs.tree import Bootstrap
+from nydusify.rafs.tree import Bootstrap, iter_inodes
 from nydusify.rafs.writer import write_bootstrap
 from nydusify.store import Store
 
@@ -61,13 +61,8 @@ def merge_bootstrap(
 
 
 def _count(merged: Bootstrap) -> tuple[int, int]:
-    from nydusify.rafs.tree import iter_tree
-
-    entries, chunks = 0, set[int]()
-    for _, inode in iter_tree(merged.root):
-        entries += 1
-        chunks.update(inode.chunks)
-    return entries, len(chunks)
+    inodes = list(iter_inodes(merged.root))
+    return len(inodes), len({chunk for inode in inodes for chunk in inode.chunks})
 
 
 def bootstrap_tar(bootstrap: bytes, metas: Mapping[str, bytes]) -> bytes:

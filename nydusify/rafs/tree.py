@@ -93,6 +93,16 @@ class Bootstrap:
     """As read. Writers work the flags out anew and keep only `SuperFlag.TARFS` from here."""
 
 
+def iter_inodes(root: Inode) -> Iterator[Inode]:
+    """Every name's inode, in no particular order: hard links come once a name. Cheaper than `iter_tree`."""
+    todo = [root]
+    while todo:
+        inode = todo.pop()
+        yield inode
+        if inode.children:
+            todo.extend(inode.children.values())
+
+
 def iter_tree(root: Inode) -> Iterator[tuple[bytes, Inode]]:
     """Every path (``/``, ``/bin``, …) with its inode, parents first, names in byte order; no recursion."""
     todo: list[tuple[bytes, Inode]] = [(b"/", root)]
