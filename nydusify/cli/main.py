@@ -1,5 +1,6 @@
 """The entry point: global options, and which commands there are."""
 
+import gc
 import platform
 import sys
 from io import TextIOWrapper
@@ -69,6 +70,7 @@ app.command(context_settings=SETTINGS, epilog=EPILOG)(run)
 def main() -> None:
     """Run the command and exit; the codes are in docs/exit-codes.md."""
     errors.stop_on_signals()
+    gc.set_threshold(100_000, 50, 100)  # trees of inodes have no cycles: looking for some costs a twentieth of a run
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     with errors.reported():
