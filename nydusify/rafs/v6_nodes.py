@@ -4,6 +4,8 @@ Offsets are relative to the node area, whose first block stays empty so that the
 """
 
 import stat
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -46,18 +48,24 @@ class Page:
     children: list[int]
     size: int
 
+    def name_offsets(self) -> Iterator[int]:
+        """Where each name begins in the block, behind all dirents."""
+        return accumulate(map(len, self.names[:-1]), initial=_DIRENT * len(self.names))
+
 
 def _pages(directory: Directory) -> list[Page]:
     """Fill blocks greedily; a block holds whole entries only."""
-    entries = [
-        *zip(directory.names, directory.children, strict=True),
-        (b".", directory.number),
-        (b"..", directory.parent),
-    ]
-    entries.sort()
+    names, children = directory.names.copy(), directory.children.copy()
+    for name, number in ((b".", directory.number), (b"..", directory.parent)):
+        place = bisect_left(names, name)
+        names.insert(place, name)
+        children.insert(place, number)
+    size = _DIRENT * len(names) + sum(map(len, names))
+    if size <= BLOCK:
+        return [Page(names, children, size)]
     pages: list[Page] = []
     size = BLOCK + 1
-    for name, child in entries:
+    for name, child in zip(names, children, strict=True):
         need = _DIRENT + len(name)
         if size + need > BLOCK:
             pages.append(Page([], [], 0))
@@ -159,18 +167,20 @@ def _visiting_order(numbering: Numbering) -> list[int]:
 
 def write_directories(area: npt.NDArray[np.uint8], numbering: Numbering, nodes: Nodes) -> None:
     """Write dirent blocks and symlink bodies into ``area``."""
-    nids = nodes.offsets // v6.NID_SIZE
-    types = np.array([v6.FILE_TYPES[inode.kind] for inode in numbering.inodes], np.uint8)
+    pages = [page for blocks in nodes.pages for page in blocks]
+    children = np.fromiter((child for page in pages for child in page.children), np.int64)
+    dirents = np.zeros(len(children), v6.DIRENT)
+    dirents["nid"] = (nodes.offsets // v6.NID_SIZE)[children]
+    dirents["type"] = np.array([v6.FILE_TYPES[inode.kind] for inode in numbering.inodes], np.uint8)[children]
+    dirents["name_offset"] = np.fromiter((offset for page in pages for offset in page.name_offsets()), np.uint16)
+    records, first = dirents.tobytes(), 0
     view = memoryview(area)  # type: ignore[arg-type]  # numpy arrays are buffers
-    for directory, pages in zip(numbering.directories, nodes.pages, strict=True):
-        last = len(pages) - 1
-        for place, page in enumerate(pages):
-            count = len(page.names)
-            dirents = np.zeros(count, v6.DIRENT)
-            dirents["nid"], dirents["type"] = nids[page.children], types[page.children]
-            lengths = accumulate((len(name) for name in page.names[:-1]), initial=_DIRENT * count)
-            dirents["name_offset"] = list(lengths)
-            content = dirents.tobytes() + b"".join(page.names)
+    for directory, blocks in zip(numbering.directories, nodes.pages, strict=True):
+        last = len(blocks) - 1
+        for place, page in enumerate(blocks):
+            end = first + _DIRENT * len(page.names)
+            content = records[first:end] + b"".join(page.names)
+            first = end
             start = _data_offset(nodes, directory.number, place, place == last)
             view[start : start + len(content)] = content
     for number, inode in enumerate(numbering.inodes):
