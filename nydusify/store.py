@@ -33,7 +33,8 @@ def default_root() -> Path:
 
 
 @contextmanager
-def _store_errors(what: str) -> Iterator[None]:
+def store_errors(what: str) -> Iterator[None]:
+    """Turn what the file system refuses while doing ``what`` into `StoreError`."""
     try:
         yield
     except NydusifyError:
@@ -53,7 +54,7 @@ class NewFile:
     def commit(self, digest: Digest) -> Path:
         """Put the file into the store as the content of ``digest``, which the caller has worked out or verified."""
         target = self._store.path(digest)
-        with _store_errors(f"store: {target}"):
+        with store_errors(f"store: {target}"):
             self.file.flush()
             os.fsync(self.file.fileno())
             self.rename(target)
@@ -89,12 +90,12 @@ class Store:
     def new_file(self) -> Iterator[NewFile]:
         """A temporary file in the store to write to; see `NewFile`."""
         folder = self.root / "tmp"
-        with _store_errors(f"store: {folder}"):
+        with store_errors(f"store: {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = mkstemp(dir=folder)
         path = Path(name)
         try:
-            with os.fdopen(descriptor, "wb") as file, _store_errors(f"store: {path}"):
+            with os.fdopen(descriptor, "wb") as file, store_errors(f"store: {path}"):
                 os.fchmod(file.fileno(), 0o644)
                 yield NewFile(file, path, self)
         finally:
@@ -119,7 +120,7 @@ class Store:
 
     def read(self, digest: Digest) -> bytes:
         """The verified content of ``digest``. Raises `StoreError` if it is not here, `DigestMismatch` if it changed."""
-        with _store_errors(f"store: {digest}"):
+        with store_errors(f"store: {digest}"):
             content = self.path(digest).read_bytes()
         if Digest.of(content) != digest:
             raise DigestMismatch(f"store: {self.path(digest)} is damaged", advice="Delete the file and run again.")
@@ -127,7 +128,7 @@ class Store:
 
     def iter_pieces(self, digest: Digest, size: int) -> Iterator[bytes]:
         """The content of ``digest`` in pieces of 1 MiB; verified at the end."""
-        with _store_errors(f"store: {digest}"), self.path(digest).open("rb") as file:
+        with store_errors(f"store: {digest}"), self.path(digest).open("rb") as file:
             yield from digest.verify(iter(lambda: file.read(PIECE), b""), size)
 
     def note(self, kind: str, key: str) -> dict[str, Any] | None:
@@ -141,7 +142,7 @@ class Store:
     def write_note(self, kind: str, key: str, value: dict[str, Any]) -> None:
         """Note ``value`` (JSON) under ``kind`` and ``key``, which is fit to be a file name."""
         target = self.root / "notes" / kind / key
-        with self.new_file() as new, _store_errors(f"store: {target}"):
+        with self.new_file() as new, store_errors(f"store: {target}"):
             new.file.write(json.dumps(value, sort_keys=True).encode())
             new.rename(target)
 

@@ -1,5 +1,6 @@
 """``nydusify convert`` as its users run it: archives, registries, what it prints and leaves behind."""
 
+import gzip
 import io
 import json
 import re
@@ -7,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from nydusify.conversion.location import Location
 from nydusify.convert import ConvertOptions
@@ -233,3 +235,17 @@ def test_an_authority_of_ones_own_and_credentials_of_docker(
 
     assert (pushed.code, pushed.stderr) == (0, "")
     assert json.loads(insecure.stdout)["Unchanged"] is True
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_a_compressed_archive_is_read_in_a_work_directory_that_is_not_there_yet(home: Path, kind: str) -> None:
+    plain = (home / "source.tar").read_bytes()
+    packed = gzip.compress(plain) if kind == "gz" else zstandard.compress(plain)
+    (home / f"source.tar.{kind}").write_bytes(packed)
+    convert(home, "--work-dir", "work")
+    archive = ("--source", "a.test/app:1", "--source-archive", f"source.tar.{kind}")
+
+    outcome = nydusify(home, "convert", *archive, *TARGET[:3], "other.tar", "--work-dir", "fresh/work")
+
+    assert outcome.code == 0, outcome
+    assert target_digest(home, "other.tar") == target_digest(home)

@@ -1,7 +1,7 @@
 """Converts one image and prints what each layer became.
 
-    python docs/examples/convert.py registry.test/app:1 registry.test/app:1-nydus
-    python docs/examples/convert.py --archives app.tar app-nydus.tar
+python docs/examples/convert.py registry.test/app:1 registry.test/app:1-nydus
+python docs/examples/convert.py --archives app.tar app-nydus.tar
 """
 
 import sys

@@ -6,6 +6,7 @@ from pathlib import Path
 from nydusify.oci.reference import Reference
 from nydusify.oci.repository import Repository
 from nydusify.registry.options import RegistryOptions
+from nydusify.store import store_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ def open_source(location: Location, temp_dir: Path | None = None) -> Repository:
     if location.archive:
         from nydusify.oci.open import open_source as open_local
 
+        if temp_dir is not None:
+            with store_errors(f"work directory {temp_dir}"):
+                temp_dir.mkdir(parents=True, exist_ok=True)
         return open_local(Path(location.archive), location.name, temp_dir)
     return _open_registry(location)
 
