@@ -7,11 +7,12 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+import zstandard
 
 from nydusify.build.chunks import BlobFile
 from nydusify.build.options import BuildOptions
 from nydusify.rafs import blob as fmt
-from nydusify.rafs.codec import compress_function
+from nydusify.rafs.codec import ZSTD_LEVEL, compress_function
 from nydusify.rafs.spec import BLOCK, PLACEHOLDER_ID, BlobFeature, Compressor, align
 from nydusify.rafs.tree import BlobInfo, ChunkTable
 
@@ -23,6 +24,7 @@ V6_FEATURES = (
     | BlobFeature.HAS_TOC
     | BlobFeature.CAP_TAR_TOC
 )
+SMALL_BOOTSTRAP = 512 << 10
 V5_FEATURES = BlobFeature.INLINED_FS_META | BlobFeature.HAS_TAR_HEADER | BlobFeature.CAP_TAR_TOC
 
 Bootstrapper = Callable[[list[BlobInfo]], bytes]
@@ -87,12 +89,19 @@ def frame_v6(blob: BlobFile, chunks: ChunkTable, options: BuildOptions, bootstra
         framer.section(fmt.SECTION_DIGESTS, digests, digests, Compressor.NONE)
         infos = [_info(blob.offset, plain_size, len(chunks), options, V6_FEATURES, info)]
     plain = bootstrap(infos)
-    stored = compress_function(Compressor.ZSTD)(plain)
+    stored = pack_bootstrap(plain)
     framer.section(
         fmt.SECTION_BOOTSTRAP, plain, stored, Compressor.ZSTD if len(stored) < len(plain) else Compressor.NONE
     )
     framer.finish()
     return plain, meta
+
+
+def pack_bootstrap(plain: bytes) -> bytes:
+    """The bootstrap as a zstd frame, pressed harder where it is small: there it is a large part of the blob."""
+    level = 19 if len(plain) <= SMALL_BOOTSTRAP else ZSTD_LEVEL
+    packed = zstandard.ZstdCompressor(level=level).compress(plain)
+    return packed if len(packed) < len(plain) else plain
 
 
 def _chunk_information(framer: _Framer, chunks: ChunkTable, options: BuildOptions) -> tuple[bytes, tuple[int, ...]]:
