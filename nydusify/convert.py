@@ -19,7 +19,7 @@ from nydusify.conversion import report
 from nydusify.conversion.bootstrap import MergedBootstrap, merge_bootstrap
 from nydusify.conversion.built import BuiltLayer
 from nydusify.conversion.job import Job
-from nydusify.conversion.layers import Workshop
+from nydusify.conversion.layers import Workshop, pull_layer
 from nydusify.conversion.location import Location
 from nydusify.conversion.progress import Cancelled, Progress, Quiet, Watch
 from nydusify.conversion.publish import (
@@ -184,17 +184,34 @@ class _Run:
     ) -> BuiltLayers:
         """Find or build all layers; each blob's push starts as soon as it is built, and may still be under way."""
 
+        keep = self.job.options.merge_platform
+
         def one(layer: SourceLayer) -> BuiltLayer:
             built = shop.find(layer, at_target)
             if built is None:
-                built, self.bootstraps[built.facts.blob] = shop.build(layer)
-            workers.pushing[layer.descriptor.digest] = workers.pushers.submit(shop.push, built)
+                # A merged index takes the layer itself along: keep it while it passes.
+                pulled = pull_layer(shop.source, self.store, layer.descriptor) if keep else 0
+                built, bootstrap = shop.build(layer)
+                built = replace(built, pulled_size=pulled) if pulled else built
+                self.bootstraps[built.facts.blob] = bootstrap
+            workers.pushing[layer.descriptor.digest] = workers.pushers.submit(push, built)
             return built
+
+        def push(built: BuiltLayer) -> tuple[int, int]:
+            try:
+                return shop.push(built)
+            except BaseException:
+                self.watch.stop.set()  # nothing that is still being built can be of use
+                raise
 
         # The largest first: else the run may end with one thread at work on the last layer.
         order = sorted(layers, key=lambda layer: -layer.descriptor.size)
         building = {layer.descriptor.digest: workers.builders.submit(one, layer) for layer in order}
-        built = _results(building)
+        try:
+            built = _results(building)
+        except Cancelled:
+            workers.sent()  # raises what went wrong
+            raise
         return {layer.descriptor.digest: (layer, built[layer.descriptor.digest]) for layer in layers}
 
 
@@ -252,7 +269,9 @@ class _Manifests:
                 self._target, run.store, image, built, bootstrap, job.options, str(job.source.name)
             )
             if job.options.merge_platform:
-                self._plain.append(publish_plain(self._source, self._target, run.store, image, job.mount_from))
+                entry, sent = publish_plain(self._source, self._target, run.store, image, job.mount_from)
+                self._plain.append(entry)
+                published = replace(published, pushed_size=published.pushed_size + sent)
         self._prepared.append((image, published, content, bootstrap))
 
     def results(self, layers: dict[Digest, LayerResult]) -> list[ImageResult]:

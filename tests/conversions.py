@@ -19,8 +19,11 @@ from nydusify.oci.manifest import ImageConfig, Index, Manifest
 from nydusify.oci.repository import Repository
 from nydusify.rafs.reader import read_bootstrap
 from nydusify.rafs.tree import Bootstrap
+from nydusify.registry.options import RegistryOptions
 from tests.layers import SUFFIXES, layer_file
 from tests.oci_images import SmallImage, store
+from tests.registry_helpers import FAST, repository
+from tests.servers import unique_name
 from tests.trees import BlobContent, Tree, tree_of
 
 OCI_TYPES = {"gzip": media.OCI_LAYER_GZIP, "zstd": media.OCI_LAYER_ZSTD, "none": media.OCI_LAYER}
@@ -96,6 +99,36 @@ def stored(path: Path, image: SmallImage, tag: str = "1") -> Location:
     """A layout with ``image``."""
     store(image, LayoutRepository(path), tag)
     return layout(path, tag)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A source repository and a target repository of their own, in one registry; the tags are ``1`` and ``nydus``."""
+
+    host: str
+    options: RegistryOptions
+    source_name: str
+    target_name: str
+
+    @property
+    def source(self) -> Location:
+        return Location(f"{self.host}/{self.source_name}:1", registry=self.options)
+
+    @property
+    def target(self) -> Location:
+        return Location(f"{self.host}/{self.target_name}:nydus", registry=self.options)
+
+    def store(self, image: SmallImage) -> None:
+        with repository(self.host, self.source_name, self.options) as opened:
+            store(image, opened, "1")
+
+    def tagged(self) -> Descriptor:
+        with repository(self.host, self.target_name, self.options) as opened:
+            return opened.resolve("nydus")
+
+
+def place_at(host: str, options: RegistryOptions = FAST) -> Place:
+    return Place(host, options, unique_name("source"), unique_name("target"))
 
 
 @dataclass(frozen=True)

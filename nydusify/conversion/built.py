@@ -12,6 +12,11 @@ from nydusify.oci.nydus import blob_layer
 Origin = Literal["built", "store", "target"]
 
 
+def layer_mark(key: str, diff_id: Digest) -> str:
+    """How a blob at the target says what it was built with, and that the layer's tar was the promised one."""
+    return f"{key}-{diff_id.hex[:16]}"
+
+
 @dataclass(frozen=True, slots=True)
 class BuiltLayer:
     """What a layer became. Its bootstrap and chunk information are in the store under these digests."""
@@ -34,7 +39,10 @@ class BuiltLayer:
     @property
     def layer(self) -> Descriptor:
         """The blob as a layer of the target, marked with what it was built from so that later runs find it there."""
-        marks = {media.ANNOTATION_SOURCE_DIGEST: str(self.source), media.ANNOTATION_OPTIONS_KEY: self.key}
+        marks = {
+            media.ANNOTATION_SOURCE_DIGEST: str(self.source),
+            media.ANNOTATION_OPTIONS_KEY: layer_mark(self.key, self.facts.diff_id),
+        }
         return blob_layer(self.facts.blob, self.facts.blob_size).with_annotations(**marks)
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from nydusify.build.layer import LayerFacts, build_layer
 from nydusify.build.options import BuildOptions
-from nydusify.conversion.built import BuiltLayer, Origin, from_json, to_json
+from nydusify.conversion.built import BuiltLayer, Origin, from_json, layer_mark, to_json
 from nydusify.conversion.progress import Progress, Watch
 from nydusify.conversion.source import SourceLayer
 from nydusify.digest import Digest
 from nydusify.errors import FormatError, NotFound, StoreError
+from nydusify.oci import media
 from nydusify.oci.descriptor import Descriptor
 from nydusify.oci.repository import Repository
 from nydusify.rafs.reader import read_bootstrap
@@ -69,6 +70,8 @@ class Workshop:
     def _from_target(self, layer: SourceLayer, blob: Descriptor) -> BuiltLayer | None:
         from nydusify.rafs.blob_reader import blob_meta_file, extract_bootstrap
 
+        if blob.annotations.get(media.ANNOTATION_OPTIONS_KEY) != layer_mark(self.options.key, layer.diff_id):
+            return None
         remote = _RemoteBlob(self.target, blob)
         try:
             content = extract_bootstrap(remote)

@@ -101,7 +101,7 @@ def _note_image(present: Present, entry: Descriptor, manifest: Manifest, build_k
         present.images[source, marks[media.ANNOTATION_OPTIONS_KEY]] = entry
         present.sizes[entry.digest] = manifest.config.size + sum(layer.size for layer in manifest.layers)
     for blob in manifest.layers:
-        if blob.annotations.get(media.ANNOTATION_OPTIONS_KEY) == build_key:
+        if blob.annotations.get(media.ANNOTATION_OPTIONS_KEY, "").partition("-")[0] == build_key:
             present.layers[Digest.parse(blob.annotations.get(media.ANNOTATION_SOURCE_DIGEST, ""))] = blob
 
 
@@ -151,25 +151,26 @@ def publish_image(
 
 def publish_plain(
     source: Repository, target: Repository, store: Store, image: SourceImage, mount_from: str | None
-) -> Descriptor:
-    """Bring the source image itself to the target, for a merged index; return its index entry there.
+) -> tuple[Descriptor, int]:
+    """Bring the source image itself to the target, for a merged index; return its index entry there, and bytes sent.
 
     ``mount_from`` is the source's repository when both are of one registry.
     """
     manifest, config = isolate(image.manifest, image.config, image.entry.digest)
+    sent = 0
     for layer in manifest.layers:
         if media.ANNOTATION_EMPTY_LAYER in layer.annotations:
-            target.write_blob(layer, EMPTY_LAYER)
+            sent += target.write_blob(layer, EMPTY_LAYER)
         elif not target.has_blob(layer):
             if not store.has(layer.digest, layer.size):
                 store.put_pieces(layer.digest, layer.size, source.open_blob(layer))
-            target.write_blob(layer, store.path(layer.digest), mount_from)
-    target.write_blob(manifest.config, config.to_bytes())
+            sent += target.write_blob(layer, store.path(layer.digest), mount_from)
+    sent += target.write_blob(manifest.config, config.to_bytes())
     target.write_manifest(manifest.descriptor(), manifest.to_bytes())
     entry = Descriptor(
         image.entry.media_type, image.entry.digest, image.entry.size, image.entry.annotations, image.platform
     )
-    return isolated_entry(entry, manifest)
+    return isolated_entry(entry, manifest), sent + manifest.descriptor().size
 
 
 def target_index(entries: Sequence[Descriptor], plain: Sequence[Descriptor], docker: bool) -> Index:

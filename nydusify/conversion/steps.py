@@ -174,7 +174,9 @@ def publish(
             published.append(made)
             manifests.append(content)
             if options.merge_platform:
-                plain.append(publish_plain(source, target, store, image, job.mount_from))
+                entry, size = publish_plain(source, target, store, image, job.mount_from)
+                plain.append(entry)
+                published[-1] = replace(made, pushed_size=made.pushed_size + size)
         root, index = target_root(images, [made.entry for made in published], plain, options)
         if index is not None:
             for made, content in zip(published, manifests, strict=True):

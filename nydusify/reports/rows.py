@@ -65,6 +65,7 @@ class ConversionRow(Row):
     bootstrap_bytes: int = 0
     """Bootstrap, uncompressed."""
     pulled_bytes: int = 0
+    """Of the layers of this platform; one that platforms share is counted with each."""
     reused_bytes: int = 0
     """Compressed source bytes of the layers that were neither pulled nor built."""
     built_bytes: int = 0
