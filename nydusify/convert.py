@@ -242,8 +242,8 @@ class _Workers:
 
 def _results(futures: dict[Digest, Future[T]]) -> dict[Digest, T]:
     """Wait for all; raise the first error that is a cause and not a consequence."""
-    done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
-    errors = [error for future in done if (error := future.exception()) is not None]
+    wait(futures.values(), return_when=FIRST_EXCEPTION)
+    errors = [error for future in futures.values() if future.done() and (error := future.exception()) is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
         raise error
     return {digest: future.result() for digest, future in futures.items()}
