@@ -13,7 +13,7 @@ out=$(realpath -m "${1:?usage: make_images.sh DIR [small] [medium] [nodejs]}")
 shift
 here=$(dirname "$(realpath "$0")")
 work=$out/work
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+mirror=${DEBIAN_MIRROR:-}
 mkdir -p "$work"
 
 # An empty image at $out/NAME and its unpacked bundle; later steps change $root and call `layer`.
@@ -39,7 +39,7 @@ finish() {
 debian() {
     if [ ! -e "$work/debian.done" ]; then
         rm -rf "$work/debian"
-        debootstrap --variant=minbase bookworm "$work/debian" "$mirror"
+        debootstrap --variant=minbase bookworm "$work/debian" ${mirror:+"$mirror"}
         # as public base images do
         rm -rf "$work"/debian/var/{cache/apt/archives/*.deb,lib/apt/lists/*,log/*.log} "$work"/debian/usr/share/man/*
         touch "$work/debian.done"

@@ -16,7 +16,7 @@ import numpy as np
 from nydusify.build.options import BuildOptions
 from nydusify.errors import UnsupportedError
 from nydusify.rafs.codec import batch_compress_function, crc32c, digest_function
-from nydusify.rafs.spec import BLOCK, CHUNK, MAX_CHUNKS, ChunkFlag, align
+from nydusify.rafs.spec import BLOCK, CHUNK, MAX_CHUNKS, ChunkFlag
 from nydusify.rafs.tree import ChunkTable, Inode
 
 BATCH_BYTES, BATCH_CHUNKS = 1 << 20, 128
@@ -65,8 +65,8 @@ class ChunkWriter:
         self._waiting: deque[tuple[list[tuple[Inode, bytes]], Future[Result]]] = deque()
         self._known: dict[bytes, int] = {}
         self._digests: list[bytes] = []
-        self._rows: list[tuple[int, int, int, int, int]] = []
-        self._uoffset = 0
+        self._sizes: list[tuple[int, int, int]] = []
+        """Stored size, plain size and CRC of every chunk in the blob."""
         self.repeated = 0
         """Chunks that were stored before, and their bytes."""
         self.repeated_bytes = 0
@@ -104,27 +104,25 @@ class ChunkWriter:
         ]
 
     def _store(self, batch: list[tuple[Inode, bytes]], future: "Future[Result]") -> None:
-        known, rows = self._known, self._rows
-        pieces, offset = [], self._blob.offset
+        known, digests, sizes, pieces = self._known, self._digests, self._sizes, []
+        number = len(digests)
         for (inode, _), (identity, size, crc, stored) in zip(batch, future.result(), strict=True):
-            number = known.get(identity)
-            if number is None:
+            found = known.setdefault(identity, number)
+            if found == number:
                 assert stored is not None
-                number = known[identity] = len(rows)
-                rows.append((len(stored), size, offset, self._uoffset, crc))
-                self._digests.append(identity)
+                digests.append(identity)
+                sizes.append((len(stored), size, crc))
                 pieces.append(stored)
-                offset += len(stored)
-                self._uoffset += align(size, BLOCK) if self._aligned else size
+                number += 1
             else:
                 self.repeated += 1
                 self.repeated_bytes += size
             if type(inode.chunks) is list:
-                inode.chunks.append(number)
+                inode.chunks.append(found)
             else:
-                inode.chunks = (number,)
+                inode.chunks = (found,)
         self._blob.write(b"".join(pieces))
-        if len(rows) > MAX_CHUNKS:
+        if number > MAX_CHUNKS:
             raise UnsupportedError(
                 f"the layer has more than {MAX_CHUNKS} chunks", advice="Convert it with a larger --fs-chunk-size."
             )
@@ -134,14 +132,15 @@ class ChunkWriter:
         self._submit()
         while self._waiting:
             self._store(*self._waiting.popleft())
-        table = np.zeros(len(self._rows), CHUNK)
-        if self._rows:
-            columns = np.array(self._rows, dtype=np.uint64).T
-            for name, column in zip(("csize", "usize", "coffset", "uoffset", "crc"), columns, strict=True):
-                table[name] = column
+        table = np.zeros(len(self._digests), CHUNK)
+        if self._digests:
+            stored, plain, crc = np.array(self._sizes, np.uint64).T
+            room = (plain + np.uint64(BLOCK - 1)) // np.uint64(BLOCK) * np.uint64(BLOCK) if self._aligned else plain
+            table["csize"], table["usize"], table["crc"] = stored, plain, crc
+            table["coffset"], table["uoffset"] = np.cumsum(stored) - stored, np.cumsum(room) - room
             table["digest"] = np.frombuffer(b"".join(self._digests), "V32")
             table["index"] = np.arange(len(table))
-            compressed = np.where(table["csize"] != table["usize"], int(ChunkFlag.COMPRESSED), 0)
+            compressed = np.where(stored != plain, int(ChunkFlag.COMPRESSED), 0)
             table["flags"] = compressed | int(ChunkFlag.HAS_CRC)
         return table
 
