@@ -28,6 +28,22 @@ def pull_layer(repository: Repository, store: Store, descriptor: Descriptor) -> 
     return descriptor.size
 
 
+def send_blob(target: Repository, store: Store, built: BuiltLayer) -> int:
+    """Push a blob from the store unless the target has it; return the bytes sent.
+
+    Raises `StoreError` if neither has it.
+    """
+    path = store.path(built.facts.blob)
+    if path.exists():
+        return target.write_blob(built.layer, path)
+    if not target.has_blob(built.layer):
+        raise StoreError(
+            f"store: blob {built.facts.blob} of layer {built.source} is gone, and {target.name} does not have it",
+            advice="Run again: the layer will be built anew.",
+        )
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """Everything that building layers needs, shared by the layers of a run."""
@@ -154,17 +170,9 @@ class Workshop:
         if built.origin == "target":
             return 0, 0
         started = time.monotonic_ns()
-        path = self.store.path(built.facts.blob)
-        if not path.exists():
-            if not self.target.has_blob(built.layer):
-                raise StoreError(
-                    f"store: blob {built.facts.blob} of layer {built.source} is gone, and the target does not have it",
-                    advice="Run again: the layer will be built anew.",
-                )
-            return 0, 0
         self.progress.begin(str(built.facts.blob), "push", built.facts.blob_size)
         with self.watch.stage("push"):
-            sent = self.target.write_blob(built.layer, path)
+            sent = send_blob(self.target, self.store, built)
         self.progress.end(str(built.facts.blob), "push", "" if sent else "already there")
         return sent, time.monotonic_ns() - started
 

@@ -13,18 +13,15 @@ from dataclasses import dataclass, replace
 from nydusify.conversion.bootstrap import MergedBootstrap, merge_bootstrap
 from nydusify.conversion.built import BuiltLayer
 from nydusify.conversion.job import Effort, Job
-from nydusify.conversion.layers import Workshop, pull_layer
+from nydusify.conversion.layers import Workshop, pull_layer, send_blob
 from nydusify.conversion.progress import Quiet, Watch
 from nydusify.conversion.publish import PublishedImage, look_at_target, publish_image, publish_plain, reusable_layers
 from nydusify.conversion.root import entries_at_target, target_root
 from nydusify.conversion.source import SourceImage, SourceLayer, fetch_images, source_layers
 from nydusify.conversion.verify import verify_image
 from nydusify.digest import Digest
-from nydusify.errors import StoreError
 from nydusify.oci.archive_writer import ArchiveWriter
 from nydusify.oci.descriptor import Descriptor
-from nydusify.oci.repository import Repository
-from nydusify.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +132,8 @@ def push(job: Job, built: BuiltLayer) -> Pushed:
     """Push a blob unless the target has it. An archive is written as a whole by `publish`."""
     started = time.time_ns()
     with job.open_target() as target:
-        size = 0 if isinstance(target, ArchiveWriter) else _send(target, job.store, built)
+        size = 0 if isinstance(target, ArchiveWriter) else send_blob(target, job.store, built)
         return Pushed(size, Effort.since("push", started, target))
-
-
-def _send(target: Repository, store: Store, built: BuiltLayer) -> int:
-    path = store.path(built.facts.blob)
-    if path.exists():
-        return target.write_blob(built.layer, path)
-    if not target.has_blob(built.layer):
-        raise StoreError(
-            f"store: blob {built.facts.blob} of layer {built.source} is gone, and {target.name} does not have it",
-            advice="Run again: the layer will be built anew.",
-        )
-    return 0
 
 
 def merge(job: Job, image: SourceImage, built: Mapping[Digest, BuiltLayer]) -> Merged:
@@ -166,7 +151,7 @@ def publish(
     started = time.time_ns()
     store, options = job.store, job.options
     with job.open_source() as source, job.open_target() as target:
-        sent = {digest: _send(target, store, layer) for digest, layer in built.items()}
+        sent = {digest: send_blob(target, store, layer) for digest, layer in built.items()}
         published, manifests, plain = [], [], []
         for image, one in zip(images, merged, strict=True):
             layers = [built[layer.digest] for layer in image.manifest.layers]
